@@ -1,0 +1,62 @@
+"""Every error a user can cause. The command line prints the message as one line and exits with 2.
+
+    PleachError
+    ├── ProfileError      a policy, a profile or a search space breaks a rule       (ValueError)
+    ├── StudyFileError    the study file breaks a rule                              (ValueError)
+    ├── CriterionError    a constraint, stop criterion or `--where` does not parse  (ValueError)
+    ├── TaskError         the task cannot be loaded or breaks its interface         (ValueError)
+    ├── NetworkError      the network cannot be operated on                         (ValueError)
+    │   └── TraceError    torch.fx cannot trace the network                         (ValueError)
+    ├── StorageError      a folder, file or database cannot be read or written      (OSError)
+    ├── StudyError        the study is not in a state that allows this              (RuntimeError)
+    ├── ExportError       an exported folder cannot be written or must not be read  (ValueError)
+    └── InstallationError the installation is not what the code was built for       (ImportError)
+
+A message states the rule, the value and the remedy, in this order, on one line.
+"""
+
+from __future__ import annotations
+
+
+class PleachError(Exception):
+    """Root of the tree: catch it to catch everything that a user can mend."""
+
+
+class ProfileError(PleachError, ValueError):
+    """A policy, a profile or a search space breaks a rule."""
+
+
+class StudyFileError(PleachError, ValueError):
+    """The study file breaks a rule."""
+
+
+class CriterionError(PleachError, ValueError):
+    """A constraint, a stop criterion or a `--where` clause does not parse."""
+
+
+class TaskError(PleachError, ValueError):
+    """The task cannot be loaded, or what it returns breaks the interface."""
+
+
+class NetworkError(PleachError, ValueError):
+    """The network cannot be operated on as asked."""
+
+
+class TraceError(NetworkError):
+    """torch.fx cannot trace the network; the message names the place."""
+
+
+class StorageError(PleachError, OSError):
+    """A folder, a file or a database cannot be read or written."""
+
+
+class StudyError(PleachError, RuntimeError):
+    """The study is not in a state that allows what was asked."""
+
+
+class ExportError(PleachError, ValueError):
+    """An exported folder cannot be written, or is not safe to read."""
+
+
+class InstallationError(PleachError, ImportError):
+    """What is installed is not what the code was built for."""

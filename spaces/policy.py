@@ -1,0 +1,226 @@
+"""What a policy is: frozen data whose knobs are annotated with Optuna's own distributions.
+
+    class PruningPolicy(Policy):
+        sparsity: Annotated[float, FloatDistribution(0.3, 0.98), Limits(0.0, 0.999), Harsher.UP] = 0.8
+
+The distribution is the default search range. `Limits` is what the mechanism can do at all, `When` says under which
+other knob's value this one acts: elsewhere it has no value, so that no profile carries a number that does nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import functools
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from spaces.errors import ProfileError
+
+Value = float | int | str | bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The hard bounds of a number, both included; ranges in a study file may be wider than the default within them."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class When:
+    """The knob acts only where another knob has one of these values.
+
+    Args:
+        knob: ``granularity`` for a knob of the same policy, ``reconnection.mode`` for another policy's.
+        values: The values under which this knob acts.
+        absent: Whether it acts where the other policy is off (only read for another policy's knob).
+    """
+
+    knob: str
+    values: tuple[Value, ...]
+    absent: bool = True
+
+
+class Harsher(enum.Enum):
+    """In which direction a knob compresses more; the pre-flight table walks along it."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class PerLayer(enum.Enum):
+    """The knob may be set for the layers that match a name pattern."""
+
+    YES = "yes"
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One searchable number or choice of a policy, as read from its annotation."""
+
+    name: str
+    type: type
+    distribution: BaseDistribution
+    default: Value
+    limits: Limits | None = None
+    when: tuple[When, ...] = ()
+    harsher: Harsher | None = None
+    per_layer: bool = False
+
+    @property
+    def neutral(self) -> Value:
+        """What is logged where the policy is off, so that the axes of a comparison line up."""
+        return "off" if self.type is str else self.type(0)
+
+    def check(self, value: object, where: str) -> Value:
+        """Return `value` in the knob's own type.
+
+        Raises:
+            ProfileError: If it is of another type or outside of what the mechanism can do.
+        """
+        if isinstance(self.distribution, CategoricalDistribution):
+            choices = self.distribution.choices
+            if value not in choices or isinstance(value, bool) != (self.type is bool):
+                known = ", ".join(str(choice) for choice in choices)
+                raise ProfileError(f"{where} must be one of {known}, but is {value!r}: {nearest(value, choices)}")
+            return self.type(value)
+        whole = isinstance(self.distribution, IntDistribution)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or (whole and int(typing.cast(float, value)) != value):
+            kind = "a whole number" if whole else "a number"
+            raise ProfileError(f"{where} must be {kind}, but is {value!r}: use one such as {self.default}")
+        number = typing.cast(float, value)
+        if self.limits and not self.limits.low <= number <= self.limits.high:
+            raise ProfileError(
+                f"{where} must lie in [{self.limits.low:g}, {self.limits.high:g}], but is {number:g}: "
+                f"the default range is {_range(self.distribution)}"
+            )
+        return int(number) if whole else float(number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Base of all policies. A subclass adds knobs as annotated fields, each with a default."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for knob in self.knobs().values():
+            value = knob.check(getattr(self, knob.name), f"{self.name}.{knob.name}")
+            object.__setattr__(self, knob.name, value)
+        for knob in self.knobs().values():
+            if getattr(self, knob.name) != knob.default and not self.acts(knob.name):
+                raise ProfileError(self.inert(knob))
+
+    @classmethod
+    @functools.cache
+    def knobs(cls) -> Mapping[str, Knob]:
+        """The knobs by name, in the order in which they are written."""
+        hints = typing.get_type_hints(cls, include_extras=True)
+        return {f.name: _read_knob(f.name, hints[f.name], f.default) for f in dataclasses.fields(cls)}
+
+    @classmethod
+    def knob(cls, name: str) -> Knob:
+        """The knob of that name.
+
+        Raises:
+            ProfileError: If there is none; the message names the nearest.
+        """
+        if name not in cls.knobs():
+            raise ProfileError(f"{cls.name} has no knob {name!r}: {nearest(name, cls.knobs())}")
+        return cls.knobs()[name]
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, object]) -> Self:
+        """Build the policy from explicit values; knobs that are left out take their default.
+
+        Raises:
+            ProfileError: If a name is unknown, a value is out of range, or a knob is set that cannot act.
+        """
+        for name in values:
+            cls.knob(name)
+        policy = cls(**typing.cast(dict[str, Any], dict(values)))
+        for name in values:
+            if not policy.acts(name):
+                raise ProfileError(policy.inert(cls.knob(name)))
+        return policy
+
+    def acts(self, name: str, profile: Mapping[str, Policy] | None = None) -> bool:
+        """Whether the knob has any effect, given this policy's other values and, if given, the other policies."""
+        for condition in self.knob(name).when:
+            owner, _, other = condition.knob.rpartition(".")
+            if not owner:
+                holds = getattr(self, other) in condition.values and self.acts(other, profile)
+            elif profile is None:
+                holds = True
+            elif owner not in profile:
+                holds = condition.absent
+            else:
+                holds = getattr(profile[owner], other) in condition.values
+            if not holds:
+                return False
+        return True
+
+    def values(self, profile: Mapping[str, Policy] | None = None) -> dict[str, Value]:
+        """The knobs that act, with their values."""
+        return {name: getattr(self, name) for name in self.knobs() if self.acts(name, profile)}
+
+    def within(self, profile: Mapping[str, Policy]) -> Self:
+        """This policy as it acts beside the others; overridden where another policy fixes one of its knobs."""
+        return self
+
+    def decision_steps(self, steps: int) -> tuple[int, ...]:
+        """The optimizer steps, from 0, of a run of `steps` in which this policy acts; overridden by those that do."""
+        return ()
+
+    def wanted_decisions(self) -> int:
+        """How often it must act for its values to mean anything; a budget that allows fewer is refused."""
+        return 0
+
+    def inert(self, knob: Knob) -> str:
+        """The message for a knob that is set where it cannot act."""
+        rules = " and ".join(f"{w.knob} is {' or '.join(map(str, w.values))}" for w in knob.when)
+        return f"{self.name}.{knob.name} acts only where {rules}, but it is set: leave it out"
+
+
+def periodic(steps: int, interval: float, end: float) -> tuple[int, ...]:
+    """The steps 0, n, 2n, ... up to `end`, where n is the share `interval` of `steps`, at least one step."""
+    every = max(1, round(interval * steps))
+    return tuple(range(0, max(1, math.floor(end * steps) + 1), every)) if steps > 0 else ()
+
+
+def _read_knob(name: str, hint: object, default: object) -> Knob:
+    kind, *notes = typing.get_args(hint)
+    distributions = [note for note in notes if isinstance(note, BaseDistribution)]
+    limits = [note for note in notes if isinstance(note, Limits)]
+    return Knob(
+        name=name,
+        type=kind,
+        distribution=distributions[0],
+        default=typing.cast(Value, default),
+        limits=limits[0] if limits else None,
+        when=tuple(note for note in notes if isinstance(note, When)),
+        harsher=next((note for note in notes if isinstance(note, Harsher)), None),
+        per_layer=PerLayer.YES in notes,
+    )
+
+
+def nearest(value: object, known: Iterable[object]) -> str:
+    """The remedy for a mistyped name: the closest known one, or all of them."""
+    names = [str(name) for name in known]
+    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+
+
+def _range(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return f"[{distribution.low:g}, {distribution.high:g}]"
+    return str(distribution)

@@ -1,0 +1,56 @@
+"""Which connections come back, or appear where none was: self-surgery (seed 11755603)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from spaces.policy import Limits, Policy, When, periodic
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconnectionPolicy(Policy):
+    """Drop some connections in each cycle and create others in their place.
+
+    Args:
+        mode: ``gmp_regrow`` regrows beside gradual pruning (GraNet, Liu et al. 2021); ``rigl`` keeps a network that is
+            sparse from the start and grows by gradient (Evci et al. 2020); ``set`` does so and grows at random
+            (Mocanu et al. 2018).
+        criterion: What makes an absent connection worth creating: ``gradient`` |dL/dw| averaged over a few batches,
+            ``momentum`` the same averaged over the whole interval (SNFS, Dettmers and Zettlemoyer 2019), ``random``,
+            the control.
+        zeta: Share of the active connections dropped in the first cycle; falls by a cosine to 0 at `t_end`.
+        interval: Share of the budget between two cycles.
+        t_end: Share of the budget after which the connections stay as they are.
+        regrow: Created per dropped connection, in [0, 1]. Never fewer than the pruning policy's final sparsity asks.
+        distribution: Which layers the created connections go to: ``uniform`` each layer gets back its share of what it
+            lost, ``erk`` towards Erdős-Rényi-kernel densities, ``global`` wherever the criterion is highest.
+    """
+
+    name: ClassVar[str] = "reconnection"
+
+    mode: Annotated[str, CategoricalDistribution(("gmp_regrow", "rigl", "set"))] = "gmp_regrow"
+    criterion: Annotated[
+        str, CategoricalDistribution(("gradient", "momentum", "random")), When("mode", ("gmp_regrow",))
+    ] = "gradient"
+    zeta: Annotated[float, FloatDistribution(0.1, 0.5), Limits(0.0, 0.9)] = 0.3
+    interval: Annotated[float, FloatDistribution(0.01, 0.2, log=True), Limits(0.0001, 0.5)] = 0.05
+    t_end: Annotated[float, FloatDistribution(0.5, 0.9), Limits(0.0, 1.0)] = 0.75
+    regrow: Annotated[float, FloatDistribution(0.0, 1.0), Limits(0.0, 1.0), When("mode", ("gmp_regrow",))] = 1.0
+    distribution: Annotated[
+        str, CategoricalDistribution(("uniform", "erk", "global")), When("mode", ("gmp_regrow", "rigl"))
+    ] = "uniform"
+
+    def decision_steps(self, steps: int) -> tuple[int, ...]:
+        return periodic(steps, self.interval, self.t_end)
+
+    def wanted_decisions(self) -> int:
+        return 3
+
+    def zeta_at(self, step: int, steps: int) -> float:
+        """Share dropped at `step`: a cosine from `zeta` to 0 at `t_end` (RigL, equation 1)."""
+        end = max(1.0, self.t_end * steps)
+        return 0.0 if step > end else self.zeta / 2 * (1 + math.cos(math.pi * step / end))
