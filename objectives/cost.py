@@ -1,0 +1,166 @@
+"""What running a finished network costs: multiply-accumulates per sample, dense, sparse (simulated) and by bits.
+
+Counted while the network runs, by PyTorch's own FLOP counter on the operations that are really dispatched, so layers,
+functional calls and attention's inner products count alike. Counted are convolutions, matrix products, recurrent
+layers and attention; elementwise operations, norms, pooling and biases are not, as is usual in the field. A causal
+mask is not deducted: the kernels that are counted compute the whole square.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from objectives.flops import FORMULAS
+from objectives.maskable import maskable
+from objectives.mode import evaluating
+from objectives.outcome import Outcome
+from spaces.errors import NetworkError
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs per sample, without the layers inside it.
+
+    Args:
+        macs: Multiply-accumulates that run.
+        sparse_macs: Those left if every multiplication by a zero weight were skipped; simulated, no kernel does it.
+        bops: Multiply-accumulates times the bits of both operands (1,024 each in float32).
+    """
+
+    macs: float
+    sparse_macs: float
+    bops: float
+
+
+def macs(outcome: Outcome) -> float:
+    """Multiply-accumulates per sample of the finished network.
+
+    Zeros inside a weight are multiplied like any other number, so unstructured sparsity does not lower this figure;
+    removed channels and dropped blocks do.
+    """
+    return sum(layer.macs for layer in count(outcome.network, outcome.inputs).values())
+
+
+def sparse_macs(outcome: Outcome) -> float:
+    """Multiply-accumulates per sample if zero weights were skipped: simulated, never a speed-up."""
+    return sum(layer.sparse_macs for layer in count(outcome.network, outcome.inputs).values())
+
+
+def bops(outcome: Outcome) -> float:
+    """Bit operations per sample: multiply-accumulates times weight bits times activation bits, summed over layers.
+
+    The bits are those of the tensors that are really multiplied (32 times 32 in a float32 network).
+    """
+    return sum(layer.bops for layer in count(outcome.network, outcome.inputs).values())
+
+
+def count_macs(network: nn.Module, inputs: tuple[object, ...]) -> dict[str, int]:
+    """Multiply-accumulates per sample by layer, rounded where the work does not divide by the batch; see `count`."""
+    return {name: round(layer.macs) for name, layer in count(network, inputs).items()}
+
+
+def count(network: nn.Module, inputs: tuple[object, ...]) -> dict[str, LayerCost]:
+    """Run a network once and count.
+
+    Args:
+        network: On the CPU; runs in evaluation mode without gradients, and gets its modes back.
+        inputs: ``network(*inputs)`` runs; dimension 0 of the first tensor is the batch.
+
+    Returns:
+        Cost per sample of every module that multiplies, by qualified name; ``""`` is the network itself (functional
+        calls of a traced network). A module that is used twice has one entry, with both uses.
+
+    Raises:
+        NetworkError: If there is no batch, or an operation runs whose work cannot be counted.
+    """
+    batch = next((value.shape[0] for value in inputs if isinstance(value, Tensor) and value.dim() > 0), 0)
+    if batch < 1:
+        raise NetworkError("counting needs example inputs with a batch dimension, but got none: pass example_inputs()")
+    tally = _Tally({w.untyped_storage().data_ptr() for w in maskable(network).values()})
+    with evaluating(network), _unfused(), tally.counter, tally, _followed(network, tally):
+        network(*inputs)
+    return {
+        name: LayerCost(cost[0] / batch, cost[1] / batch, cost[2] / batch)
+        for name, cost in tally.costs.items()
+        if cost[0]
+    }
+
+
+class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Books what the FLOP counter adds for each operation under the module that is running."""
+
+    def __init__(self, weights: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
+        self.costs: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+        self.running = [""]
+        self._weights = weights
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        before = self.counter.get_total_flops()
+        result = func(*args, **(kwargs or {}))
+        added = (self.counter.get_total_flops() - before) / 2
+        if added:
+            tensors = [value for value in args if isinstance(value, Tensor)]
+            cost = self.costs[self.running[-1]]
+            cost[0] += added
+            cost[1] += added * self._density(tensors)
+            cost[2] += added * _bits(tensors)
+        return result
+
+    def _density(self, tensors: list[Tensor]) -> float:
+        """Share of non-zeros of the operands that are weights; every entry of a weight is used equally often."""
+        # By storage, because a linear layer multiplies by a transposed view of its weight.
+        weights = [value for value in tensors if value.untyped_storage().data_ptr() in self._weights]
+        total = sum(weight.numel() for weight in weights)
+        return sum(int(weight.count_nonzero()) for weight in weights) / total if total else 1.0
+
+
+def _bits(tensors: list[Tensor]) -> int:
+    """Bits of one operand times bits of the other: the two largest operands, because a bias may come along."""
+    operands = sorted(tensors, key=lambda value: value.dim(), reverse=True)[:2]
+    return math.prod(8 * value.element_size() for value in operands)
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Attention's fused inference path is one opaque operation; the plain path does the same work in countable ones."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _followed(network: nn.Module, tally: _Tally) -> Iterator[None]:
+    """Tell the tally which module runs."""
+
+    def entering(name: str) -> Callable[..., None]:
+        return lambda *_: tally.running.append(name)
+
+    def leaving(*_: object) -> None:
+        tally.running.pop()
+
+    handles = []
+    try:
+        for name, module in network.named_modules():
+            handles.append(module.register_forward_pre_hook(entering(name)))
+            handles.append(module.register_forward_hook(leaving))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
