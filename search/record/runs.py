@@ -1,0 +1,346 @@
+"""One study in MLflow: experiment = task, parent run = study, children = the baseline and the trials.
+
+The driver is the only caller. Writing is idempotent: what was written before a crash is found again by its tags and
+completed, never doubled. Nothing here needs an active run, so two studies in one process do not meet.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from objectives.objective import OBJECTIVES
+from search.machine import git_commit, hardware
+from search.result import TrialResult
+from spaces import POLICIES
+from spaces.errors import StorageError
+from spaces.policy import Value
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from search.record.store import Point, Store
+
+#: At most so many networks of a front are kept, and the champion.
+MODELS_KEPT = 3
+
+
+@dataclass(frozen=True)
+class FrontMember:
+    """One trial of the final front.
+
+    Args:
+        number: The trial.
+        champion: Whether it is the best one.
+        files: Texts to keep with its run by name, e.g. ``layers.html``.
+        network: The finalized network in eval mode on the CPU; None where its weights are gone.
+        inputs: Example inputs of at least two samples.
+    """
+
+    number: int
+    champion: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    network: nn.Module | None = None
+    inputs: tuple[Tensor, ...] = ()
+
+
+class Record:
+    """The only writer to MLflow.
+
+    Opening takes seconds the first time (an import, and sixty tables to create), so it begins in the background at
+    once; the first call that needs the database waits for it and raises what went wrong.
+
+    Args:
+        uri: ``sqlite:////home/mlflow.db``, ``postgresql+psycopg://...`` or ``http://server:5000``.
+        task: The task's name: the experiment.
+        study: The study's name: the parent run.
+        artifacts: Folder of the artefacts where no server keeps them; also tells homes apart on a shared server.
+        knobs: Searched names beside the policies' own, e.g. ``pruning.sparsity@layer3.*``, so that every trial logs
+            them.
+    """
+
+    def __init__(self, uri: str, *, task: str, study: str, artifacts: Path, knobs: Iterable[str] = ()) -> None:
+        self.uri, self.task, self.study, self.artifacts = uri, task, study, artifacts
+        self._opened: Future[Store] = Future()
+        Thread(target=self._open, name="pleach-record", daemon=True).start()
+        self._tags = {"study": study}
+        self._neutral = {f"{p.name}.{k.name}": k.neutral for p in POLICIES.values() for k in p.knobs().values()}
+        for name in knobs:
+            policy, _, knob = name.partition("@")[0].partition(".")
+            if knob in POLICIES[policy].knobs():
+                self._neutral.setdefault(name, POLICIES[policy].knob(knob).neutral)
+        self._parent: str | None = None
+        self._runs: dict[int, str] = {}
+        self._written: set[int] = set()
+        self._front: set[int] = set()
+        self._steps: set[int] = set()
+
+    @property
+    def store(self) -> Store:
+        """The open database.
+
+        Raises:
+            StorageError: If it cannot be used.
+        """
+        return self._opened.result()
+
+    @property
+    def parent(self) -> str:
+        """The parent run's id, found or created."""
+        if self._parent is None:
+            self._parent = self._attach()
+        return self._parent
+
+    def start(self, baseline: Mapping[str, float], tags: Mapping[str, str], study_file_text: str) -> None:
+        """Open or continue the study: parent run, study file, baseline.
+
+        Args:
+            baseline: Objectives of the network before compression, by name.
+            tags: Written to every run of the study, e.g. ``data.hash``.
+            study_file_text: The study file as the user wrote it.
+
+        Raises:
+            StorageError: If the database cannot be used.
+        """
+        self._tags |= {"hardware": hardware(), "git.commit": git_commit(Path.cwd())} | dict(tags)
+        self.store.reopen(self.parent)
+        self.store.log(self.parent, tags=self._tags | {"pleach.role": "study", "study.state": "running"})
+        self.store.text(self.parent, study_file_text, "study.toml")
+        if not any(run for run in self.store.children(self.parent) if run.data.tags.get("trial.state") == "baseline"):
+            self._write_baseline(baseline)
+
+    def write(self, result: TrialResult, tags: Mapping[str, str] | None = None) -> None:
+        """Write one decided trial: knobs, curves, tags, files. Writing it again only refreshes its tags.
+
+        Raises:
+            StorageError: If the database cannot be used.
+        """
+        number, parent = result.number, self.parent
+        labels = self._tags | self._labels(result) | dict(tags or {})
+        if number in self._written:
+            self.store.log(self._runs[number], tags=labels)
+            return
+        now = _now()
+        if number not in self._runs:
+            start = now - round(1000 * result.seconds)
+            self._runs[number] = self.store.create(f"trial {number}", labels, parent=parent, start=start)
+        run = self._runs[number]
+        # Points carry the run's own start, so that writing a torn run again repeats the same points.
+        start = self.store.client.get_run(run).info.start_time
+        self.store.log(run, points=_points(result, start), params=self._params(result), tags=labels)
+        for name, text in _files(result).items():
+            self.store.text(run, text, name)
+        self.store.end(run, "FAILED" if result.state == "failed" else "FINISHED", max(start, now))
+        self._written.add(number)
+
+    def progress(self, done: int, figures: Mapping[str, float], front: Iterable[int] | None = None) -> None:
+        """Figures of the study as a whole after `done` trials, and which of them are on the front now.
+
+        Args:
+            done: Decided trials; the step of the curve. A step that is written already is left as it is.
+            figures: By name, ``study/`` is put before those without a group, e.g. ``study/hypervolume``.
+            front: Numbers of the trials on the front; None leaves the tags as they are.
+        """
+        parent, now = self.parent, _now()
+        if done not in self._steps:
+            named = {name if "/" in name else f"study/{name}": value for name, value in figures.items()}
+            self.store.log(parent, points=[(name, done, value, now) for name, value in named.items()])
+            self._steps.add(done)
+        if front is not None:
+            self._mark_front(set(front))
+
+    def recorded(self) -> set[int]:
+        """The trials whose runs are complete; every other one is to be written."""
+        return set(self._written) if self.parent else set()
+
+    def reconcile(self) -> set[int]:
+        """End the runs that a dead driver left running; returns their trials.
+
+        A later `write` of such a trial completes the same run.
+        """
+        children = self.store.children(self.parent)
+        torn = {int(found): run for run in children if (found := _torn(run)) is not None}
+        for number, run in torn.items():
+            self.store.log(run.info.run_id, tags={"trial.state": "interrupted"})
+            self.store.end(run.info.run_id, "FAILED")
+            self._written.discard(number)
+        return set(torn)
+
+    def finish(self, state: str, files: Mapping[str, str], front: Sequence[FrontMember] = ()) -> None:
+        """End the study's run, with its files and the networks of its front.
+
+        Args:
+            state: How the study ended, e.g. ``complete``, ``interrupted``; ``failed`` ends the run as failed.
+            files: Texts by name, e.g. ``trials.csv``, ``front.html``.
+            front: The front, best first; at most three networks and the champion are kept, the champion registered
+                as ``<task>-<study>`` with the alias ``champion``.
+        """
+        parent = self.parent
+        self._mark_front({member.number for member in front})
+        for name, text in files.items():
+            self.store.text(parent, text, name)
+        for member in front:
+            for name, text in member.files.items():
+                self.store.text(self._runs[member.number], text, name)
+        kept = [(member, member.network) for member in front if member.network is not None]
+        kept.sort(key=lambda pair: not pair[0].champion)
+        for member, network in kept[: MODELS_KEPT + 1]:
+            self._keep_model(member, network)
+        self.store.log(parent, tags={"study.state": state})
+        self.store.end(parent, "FAILED" if state == "failed" else "FINISHED")
+
+    def _open(self) -> None:
+        try:
+            from search.record.store import Store  # takes a second to import: here it does so in the background
+
+            self._opened.set_result(Store(self.uri, self.task, self.artifacts))
+        except BaseException as error:
+            # Whoever needs the database first raises it.
+            self._opened.set_exception(error)
+
+    def _attach(self) -> str:
+        """Find this study's parent run and what is written under it, or create it."""
+        origin = {} if self.uri.startswith("sqlite") else {"study.home": _home_id(self.artifacts)}
+        tags = {"pleach.role": "study", "study": self.study} | origin
+        found = self.store.find(tags)
+        if not found:
+            return self.store.create(self.study, tags, start=_now())
+        parent: str = found[0].info.run_id
+        self._steps = self.store.steps(parent, "study/hypervolume")
+        for run in self.store.children(parent):
+            number = run.data.tags.get("trial.number")
+            if number is None:
+                continue
+            self._runs[int(number)] = run.info.run_id
+            if run.info.status != "RUNNING" and run.data.tags.get("trial.state") != "interrupted":
+                self._written.add(int(number))
+            if run.data.tags.get("pareto") == "true":
+                self._front.add(int(number))
+        return parent
+
+    def _write_baseline(self, baseline: Mapping[str, float]) -> None:
+        now = _now()
+        tags = self._tags | {"trial.state": "baseline", "pareto": "false"}
+        run = self.store.create("baseline", tags, parent=self.parent, start=now)
+        points = [(metric_name(name), 0, value, now) for name, value in baseline.items()]
+        points += [(f"final/{name}", 0, value, now) for name, value in baseline.items()]
+        self.store.log(run, points=points, params=_named(self._neutral))
+        self.store.end(run, "FINISHED")
+
+    def _labels(self, result: TrialResult) -> dict[str, str]:
+        from search.record.store import texts
+
+        budget = result.request.budget
+        labels = texts(
+            {
+                "trial.number": result.number,
+                "trial.state": result.state,
+                "feasible": result.feasible,
+                "pareto": result.number in self._front,
+                "budget": f"{budget.epochs:g} epochs",
+                "profile.hash": result.request.profile.fingerprint(),
+                "cached": result.cached is not None,
+            }
+        )
+        if result.cached is not None:
+            labels["cached.from"] = str(result.cached)
+        if result.reason:
+            labels["reason"] = result.reason
+            labels["mlflow.note.content"] = result.reason
+        return labels
+
+    def _params(self, result: TrialResult) -> dict[str, str]:
+        return _named(self._neutral | result.request.profile.parameters())
+
+    def _mark_front(self, front: set[int]) -> None:
+        for number in sorted(front ^ self._front):
+            if number in self._runs:
+                self.store.log(self._runs[number], tags={"pareto": str(number in front).lower()})
+        self._front = front
+
+    def _keep_model(self, member: FrontMember, network: nn.Module) -> None:
+        from search.record import models
+
+        run = self._runs[member.number]
+        known = models.logged_models(self.store, run)
+        model = known[-1] if known else models.log_model(self.store, run, network, member.inputs, step=0)
+        if member.champion:
+            models.register(self.store, run, model, f"{self.task}-{self.study}")
+
+
+def metric_name(objective: str) -> str:
+    """The MLflow name of an objective; a task's own metrics are quality figures."""
+    return OBJECTIVES[objective].metric if objective in OBJECTIVES else f"quality/{objective}"
+
+
+def param_name(knob: str) -> str:
+    """A knob's name within MLflow's alphabet: ``pruning.sparsity@layer3.*`` -> ``pruning.sparsity at layer3.all``."""
+    plain = knob.replace("@", " at ").replace("*", "all")
+    return "".join(c if c.isalnum() or c in "_.- " else f"-{ord(c):x}" for c in plain)
+
+
+def _named(values: Mapping[str, Value]) -> dict[str, str]:
+    from search.record.store import texts
+
+    return {param_name(name): text for name, text in texts(values).items()}
+
+
+def _points(result: TrialResult, start: int) -> list[Point]:
+    """The curves, one step per iteration, the last step being the final figures; ``final/`` at full budget only."""
+    seconds = 1000 * result.seconds
+    values: dict[tuple[str, int], float] = {}
+    last = result.reports[-1].iteration if result.reports else result.request.budget.iterations
+    for report in result.reports:
+        values |= {(name, report.iteration): value for name, value in report.metrics.items()}
+    values |= {(name, last): value for name, value in result.metrics.items()}
+    if result.state == "complete":
+        values |= {(f"final/{name}", last): value for name, value in result.scores.items()}
+        values[("final/seconds", last)] = result.seconds
+    return [
+        (name, step, value, start + round(seconds * step / last))
+        for (name, step), value in values.items()
+        if math.isfinite(value)
+    ]
+
+
+def _files(result: TrialResult) -> dict[str, str]:
+    files = {
+        "profile.json": result.request.profile.to_json(),
+        "ledger.json": json.dumps(result.ledger.to_dict()),
+    }
+    if result.layers:
+        files["layers.csv"] = pd.DataFrame(list(result.layers)).to_csv(index=False)
+    return files
+
+
+def _torn(run: Any) -> str | None:
+    number: str | None = run.data.tags.get("trial.number")
+    return number if run.info.status == "RUNNING" else None
+
+
+def _home_id(artifacts: Path) -> str:
+    """What tells this home's studies from another home's of the same name on a shared server."""
+    path = artifacts / "home-id"
+    try:
+        if not path.exists():
+            artifacts.mkdir(parents=True, exist_ok=True)
+            path.write_text(uuid.uuid4().hex, encoding="ascii")
+        return path.read_text(encoding="ascii")
+    except OSError as error:
+        raise StorageError(
+            f"the folder {artifacts} must be writable, but is not ({error.strerror}): choose another --home"
+        ) from None
+
+
+def _now() -> int:
+    return round(1000 * time.time())
