@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from spaces.finetuning import FinetuningPolicy
 from spaces.policy import Policy
 from spaces.pruning import PruningPolicy
 from spaces.reconnection import ReconnectionPolicy
 
-#: Every policy by its name, in the order in which mechanisms act.
+#: Every policy by its name, in the order in which mechanisms act; fine-tuning, which has no mechanism, is last.
 POLICIES: Mapping[str, type[Policy]] = {
     "pruning": PruningPolicy,
     "reconnection": ReconnectionPolicy,
+    "finetuning": FinetuningPolicy,
 }

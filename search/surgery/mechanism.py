@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from search.surgery.channels import Channel
     from search.surgery.site import Site
 
 Receipt = Mapping[str, float]
@@ -32,6 +33,9 @@ class Clock:
 
 class Mechanism(ABC):
     """One policy at work on one network. Only `attach` and `finish` must be written; the rest does nothing."""
+
+    #: The policy's name, under which the ledger books what it does.
+    name: ClassVar[str]
 
     @abstractmethod
     def attach(self, site: Site) -> None:
@@ -59,6 +63,10 @@ class Mechanism(ABC):
 
     def project(self, site: Site) -> None:
         """Bring `site`, a copy, to this mechanism's end state at once: what early stopping compares."""
+
+    def channels(self) -> Iterable[Channel]:
+        """The channels that this mechanism may mask, so that a checkpoint can name those that are."""
+        return ()
 
     def state(self) -> dict[str, Tensor]:
         """Everything that `load_state` needs to go on as if nothing had happened."""

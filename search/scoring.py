@@ -1,0 +1,95 @@
+"""From a finished network to its figures: the scores that are searched for and the metrics that are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from objectives.accuracy import extra_scores, mean_score
+from objectives.objective import OBJECTIVES
+from objectives.outcome import Outcome
+from objectives.plasticity import ratio
+from objectives.size import weights
+from objectives.task import Task
+from spaces.errors import StudyFileError
+from spaces.ledger import Ledger
+from spaces.policy import nearest
+from spaces.profile import CompressionProfile
+
+
+def measure(network: nn.Module, task: Task, device: str, limit: int | None = None) -> dict[str, float]:
+    """What needs data: the mean score on the validation split (on at most `limit` samples) and the task's own metrics.
+
+    The network is moved to the device and back to the CPU.
+    """
+    network.to(device)
+    measured = {"accuracy": mean_score(network, task, "validation", device, limit)}
+    measured |= extra_scores(network, task, "validation")
+    network.cpu()
+    return measured
+
+
+def scores_of(outcome: Outcome, measures: Sequence[str]) -> dict[str, float]:
+    """The named measures of an outcome, from the closed list or of the task's own.
+
+    Raises:
+        StudyFileError: If a name is neither; the message names the nearest.
+    """
+    scores = {}
+    for name in measures:
+        if name in OBJECTIVES:
+            scores[name] = OBJECTIVES[name].measure(outcome)
+        elif name in outcome.measured:
+            scores[name] = outcome.measured[name]
+        else:
+            raise StudyFileError(
+                f"there is no objective {name!r}: {nearest(name, [*OBJECTIVES, *outcome.measured])}"
+            )
+    return scores
+
+
+def metrics_of(outcome: Outcome, ledger: Ledger) -> dict[str, float]:
+    """Every figure of an outcome worth a curve, by its MLflow name; the ledger is that of the training so far."""
+    accuracy = outcome.measured["accuracy"]
+    metrics = {objective.metric: objective.measure(outcome) for objective in OBJECTIVES.values()}
+    metrics |= {
+        "quality/drop": outcome.baseline.get("accuracy", accuracy) - accuracy,
+        "plasticity/ratio": ratio(ledger),
+        "plasticity/created": float(ledger.created()),
+        "plasticity/pruned": float(ledger.pruned()),
+    }
+    for policy, receipt in ledger.receipts.items():
+        metrics |= {f"{policy}/{name}": value for name, value in receipt.items()}
+    return metrics
+
+
+def measure_baseline(task: Task, measures: Sequence[str] = (), *, device: str = "cpu") -> dict[str, float]:
+    """The measures of the network before compression, and ``weights``, the number of its connections.
+
+    All of the closed list is measured, whether asked for or not: it costs little and every report compares with it.
+
+    Raises:
+        StudyFileError: If a name is neither in the closed list nor a metric of the task.
+    """
+    network = task.network().eval()
+    measured = measure(network, task, device) | {"survived": 0.0, "ever_pruned": 0.0}
+    count = float(weights(network))
+    outcome = Outcome(network, {"weights": count}, Ledger(), CompressionProfile(), measured, task.example_inputs())
+    own = [name for name in measured if name not in ("survived", "ever_pruned")]
+    return scores_of(outcome, list(dict.fromkeys([*OBJECTIVES, *own, *measures]))) | {"weights": count}
+
+
+def layer_rows(ledger: Ledger, active: Mapping[str, int]) -> tuple[dict[str, object], ...]:
+    """One row per layer: how many connections it had, has, and how many came and went."""
+    return tuple(
+        {
+            "layer": layer,
+            "weights": start,
+            "active": active.get(layer, 0),
+            "sparsity": 1 - active.get(layer, 0) / start if start else 0.0,
+            "created": sum(e.created for e in ledger.events if e.layer == layer),
+            "pruned": sum(e.pruned for e in ledger.events if e.layer == layer),
+        }
+        for layer, start in ledger.active_at_start.items()
+    )

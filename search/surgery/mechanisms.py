@@ -1,0 +1,22 @@
+"""Which mechanism carries out which policy, in the one order in which they attach and act."""
+
+from __future__ import annotations
+
+from search.surgery.mechanism import Mechanism
+from search.surgery.pruning import Pruning
+from search.surgery.reconnection import Reconnection
+from spaces.profile import CompressionProfile
+from spaces.pruning import PruningPolicy
+from spaces.reconnection import ReconnectionPolicy
+
+
+def mechanisms_for(profile: CompressionProfile) -> list[Mechanism]:
+    """The mechanisms of a profile's policies, none of them attached yet."""
+    found: list[Mechanism] = []
+    pruning = None
+    if (policy := profile.get(PruningPolicy)) is not None:
+        pruning = Pruning(policy)
+        found.append(pruning)
+    if (reconnection := profile.get(ReconnectionPolicy)) is not None:
+        found.append(Reconnection(reconnection, pruning))
+    return found
