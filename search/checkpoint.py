@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from search.export import save_network
 from search.finetune import Finetuning
 from search.result import Report
 from search.surgery.mechanism import Mechanism
@@ -75,12 +74,12 @@ class Checkpoints:
             mechanism.load_state(_under(f"mechanism/{mechanism.name}", state))
         return reports
 
-    def finish(self, network: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
-        """Leave the finished network, from which an export is made without training again; the rest can go."""
-        save_network(self.folder, network, example_inputs)
-        (self.folder / "reports.json").unlink(missing_ok=True)
-        for old in self.folder.glob("iteration-*.safetensors*"):
-            old.unlink(missing_ok=True)
+
+def clear(folder: Path) -> None:
+    """Remove a trial's checkpoint, once its result is written; the finished network beside it stays."""
+    (folder / "reports.json").unlink(missing_ok=True)
+    for old in folder.glob("iteration-*.safetensors*"):
+        old.unlink(missing_ok=True)
 
 
 def _over(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -51,7 +51,8 @@ def recipe_for(task: Task, finetuning: FinetuningPolicy | None) -> Recipe:
             raise TaskError(f"the task's recipe has no constant {name!r}: {nearest(name, known)}")
     recipe = replace(recipe, **own)
     if finetuning is not None:
-        recipe = replace(recipe, **finetuning.values())
+        knobs: dict[str, Any] = dict(finetuning.values())
+        recipe = replace(recipe, **knobs)
     return recipe
 
 

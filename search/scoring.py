@@ -43,9 +43,7 @@ def scores_of(outcome: Outcome, measures: Sequence[str]) -> dict[str, float]:
         elif name in outcome.measured:
             scores[name] = outcome.measured[name]
         else:
-            raise StudyFileError(
-                f"there is no objective {name!r}: {nearest(name, [*OBJECTIVES, *outcome.measured])}"
-            )
+            raise StudyFileError(f"there is no objective {name!r}: {nearest(name, [*OBJECTIVES, *outcome.measured])}")
     return scores
 
 

@@ -16,13 +16,13 @@ from objectives.outcome import Outcome
 from objectives.plasticity import churn, dormant, explored, recovery, regrown_survival
 from objectives.task import Inputs, Task
 from search.checkpoint import Checkpoints
+from search.export import save_network
 from search.finetune import DivergedError, Finetuning, recalibrate, steps_per_epoch
 from search.recipe import Recipe, adaptive_start, recipe_for
 from search.result import Report, TrialRequest, TrialResult
 from search.scoring import layer_rows, measure, metrics_of, scores_of
 from search.surgery.connectivity import Connectivity
 from search.surgery.finalize import finalize, plain
-from search.surgery.mechanism import Mechanism
 from search.surgery.mechanisms import mechanisms_for
 from search.surgery.network import prepared
 from search.surgery.optimizer import TrainingOptimizer
@@ -165,7 +165,7 @@ class Trial:
             "plasticity/dormant": dormant(network, _first_inputs(self._task, DORMANT_BATCHES)),
         }
         if self._checkpoints is not None:
-            self._checkpoints.finish(network, site.example_inputs)
+            save_network(self._checkpoints.folder, network, site.example_inputs)
         scores = scores_of(outcome, self._measures)
         return Finished(network, outcome.ledger, scores, metrics, layer_rows(outcome.ledger, site.connectivity.active))
 

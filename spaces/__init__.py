@@ -15,3 +15,5 @@ POLICIES: Mapping[str, type[Policy]] = {
     "reconnection": ReconnectionPolicy,
     "finetuning": FinetuningPolicy,
 }
+
+__all__ = ["POLICIES", "FinetuningPolicy", "Policy", "PruningPolicy", "ReconnectionPolicy"]

@@ -59,9 +59,8 @@ def mlp(seed: int = 0, width: int = 16, inputs: int = 8, classes: int = 4) -> nn
 class Blobs:
     """A task that is learnt in seconds: classes are bumps at different places of an 8x8 image, or of 8 numbers."""
 
-    recipe = {"learning_rate": 0.05}
-
     def __init__(self, kind: str = "cnn", samples: int = 128, batch: int = 16, classes: int = 4) -> None:
+        self.recipe = {"learning_rate": 0.05}
         self.kind, self.batch, self.classes = kind, batch, classes
         generator = torch.Generator().manual_seed(7)
         shape = (1, 8, 8) if kind == "cnn" else (8,)

@@ -203,9 +203,9 @@ def _channels(
             if not reads and module.bias is not None:
                 parts.append(_Part("held", f"{name}.bias", 0, 0, positions))
         elif isinstance(module, _NORMS):
-            if module.weight is None:
+            affine = [p for p in ("weight", "bias") if getattr(module, p, None) is not None]
+            if not affine:
                 return None
-            affine = [p for p in ("weight", "bias") if getattr(module, p) is not None]
             parts += [_Part("held", f"{name}.{p}", 0, 0, positions) for p in affine]
         elif not isinstance(module, nn.Module) or any(True for _ in module.parameters()):
             return None
@@ -217,7 +217,9 @@ def _channels(
 
 
 @torch.no_grad()
-def _removal_equals_masking(network: nn.Module, channels: Sequence[Channel], example_inputs: tuple[Tensor, ...]) -> bool:
+def _removal_equals_masking(
+    network: nn.Module, channels: Sequence[Channel], example_inputs: tuple[Tensor, ...]
+) -> bool:
     """Whether a copy without these channels computes what a copy with them masked does."""
     masked, removed = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     inputs = tuple(x.to(next(network.parameters()).device) for x in example_inputs)

@@ -258,7 +258,11 @@ class Connectivity:
             device = next(iter(self.weights.values())).device
             prefix = f"{kind}/"
             tensors.update(
-                {key.removeprefix(prefix): value.to(device).clone() for key, value in state.items() if key.startswith(prefix)}
+                {
+                    key.removeprefix(prefix): value.to(device).clone()
+                    for key, value in state.items()
+                    if key.startswith(prefix)
+                }
             )
         self._off = {name: ~mask for name, mask in self.masks.items()}
         self._active = self.recount()

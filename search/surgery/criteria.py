@@ -20,7 +20,9 @@ class GradientWatch:
         width: Over how many steps at most; None means all since the last decision.
     """
 
-    def __init__(self, weights: Mapping[str, nn.Parameter], decisions: Sequence[int], width: int | None = WINDOW) -> None:
+    def __init__(
+        self, weights: Mapping[str, nn.Parameter], decisions: Sequence[int], width: int | None = WINDOW
+    ) -> None:
         self.weights = weights
         self._listens: set[int] = set()
         self._sums: dict[str, Tensor] = {}

@@ -113,7 +113,7 @@ class Pruning(Mechanism):
                 self._gradient.clear()
             self._cuts += 1
             self._cut(self.site, self.policy.sparsity_at(self._cuts - 1, len(self._decisions)))
-            if self.settled:
+            if clock.step == self._decisions[-1]:
                 self._let_go()
 
     def project(self, site: Site) -> None:
@@ -163,7 +163,9 @@ class Pruning(Mechanism):
     def _cut_weights(self, site: Site, progress: float) -> None:
         connectivity, names = site.connectivity, self._layers
         scores = {name: self._score(site, name) for name in [*names, *self._fixed]}
-        among = {name: connectivity.masks[name] & ~best_entry(scores[name], connectivity.masks[name]) for name in scores}
+        among = {
+            name: connectivity.masks[name] & ~best_entry(scores[name], connectivity.masks[name]) for name in scores
+        }
         chosen: dict[str, Tensor] = {}
         total = round(progress * self.policy.sparsity * sum(self._size(name) for name in names))
         if self.policy.allocation == "global":
@@ -220,7 +222,9 @@ class Pruning(Mechanism):
             if group.root in self._fixed:
                 missing = round(progress * self._fixed[group.root] * group.size) - int((~open_[group.root]).sum())
                 chosen[group.root] = lowest(worth[group.root], missing, among[group.root])
-        closing = [g.channels[i] for g in self._groups if g.root in chosen for i in chosen[g.root].nonzero()[:, 0].tolist()]
+        closing = [
+            g.channels[i] for g in self._groups if g.root in chosen for i in chosen[g.root].nonzero()[:, 0].tolist()
+        ]
         connectivity.close(closing, "pruning", self.policy.criterion)
 
     def _allocate(self, total: int) -> dict[str, int]:
@@ -249,7 +253,9 @@ class Pruning(Mechanism):
         return weight.abs()
 
     def _names_of_groups(self) -> list[str]:
-        return list(dict.fromkeys(n for g in self._groups for c in g.channels[:1] for n, _ in (*c.produced, *c.consumed)))
+        return list(
+            dict.fromkeys(n for g in self._groups for c in g.channels[:1] for n, _ in (*c.produced, *c.consumed))
+        )
 
     def _size(self, name: str) -> int:
         return self.site.connectivity.weights[name].numel()

@@ -10,7 +10,15 @@ from torch import Tensor
 from search.surgery.criteria import WINDOW, GradientWatch
 from search.surgery.mechanism import Clock, Mechanism, Receipt
 from search.surgery.pruning import Pruning
-from search.surgery.selection import apportion, best_entry, erk_densities, highest, lowest, lowest_overall, room_in_groups
+from search.surgery.selection import (
+    apportion,
+    best_entry,
+    erk_densities,
+    highest,
+    lowest,
+    lowest_overall,
+    room_in_groups,
+)
 from search.surgery.site import Site
 from spaces.reconnection import ReconnectionPolicy
 
@@ -81,8 +89,8 @@ class Reconnection(Mechanism):
         room = self.site.connectivity.revivable(name)
         if candidates is not None:
             room = room & candidates[name]
-        pattern = self.pruning.pattern if self.pruning is not None else None
-        if pattern is None or not self.pruning.governs(name):
+        pattern = self.pruning.pattern if self.pruning is not None and self.pruning.governs(name) else None
+        if pattern is None:
             return room
         scores = wanted.masked_fill(~room, -1)
         return room & room_in_groups(scores, self.site.connectivity.masks[name], *pattern)
@@ -101,7 +109,8 @@ class Reconnection(Mechanism):
             chosen = lowest_overall(magnitudes, round(zeta * sum(connectivity.active.values())), among)
         else:
             chosen = {
-                name: lowest(magnitudes[name], round(zeta * connectivity.active[name]), among[name]) for name in magnitudes
+                name: lowest(magnitudes[name], round(zeta * connectivity.active[name]), among[name])
+                for name in magnitudes
             }
         for name, where in chosen.items():
             counts[name] = connectivity.prune(name, where, "reconnection", "drop")

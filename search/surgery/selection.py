@@ -53,7 +53,7 @@ def lowest_overall(
     flat_scores = torch.cat([_scaled(scores[name], normalize).flatten() for name in scores])
     flat_among = torch.cat([among[name].flatten() for name in scores])
     flat = lowest(flat_scores, count, flat_among)
-    parts = flat.split([scores[name].numel() for name in scores])
+    parts = torch.split(flat, [scores[name].numel() for name in scores])
     return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
 
 

@@ -18,7 +18,9 @@ from search.surgery.site import Site
 from spaces.profile import CompressionProfile
 
 
-def site_for(network: nn.Module, task: Task, profile: CompressionProfile, steps: int, recipe: Recipe | None = None) -> Site:
+def site_for(
+    network: nn.Module, task: Task, profile: CompressionProfile, steps: int, recipe: Recipe | None = None
+) -> Site:
     """A site as a trial makes it, over a network that need not be traced."""
     connectivity = Connectivity(network)
     optimizer = TrainingOptimizer(network.parameters(), recipe or Recipe(learning_rate=0.05))
