@@ -17,6 +17,20 @@ A message states the rule, the value and the remedy, in this order, on one line.
 
 from __future__ import annotations
 
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: one line, short, whatever it is."""
+    try:
+        text = " ".join(_SHORT.repr(value).split())
+    except ValueError:  # Python refuses to print whole numbers of thousands of digits
+        text = f"<{type(value).__name__} too long to print>"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
 
 class PleachError(Exception):
     """Root of the tree: catch it to catch everything that a user can mend."""

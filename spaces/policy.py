@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from spaces.errors import ProfileError
+from spaces.errors import ProfileError, shown
 
 Value = float | int | str | bool
 
@@ -88,22 +88,22 @@ class Knob:
         """
         if isinstance(self.distribution, CategoricalDistribution):
             choices = self.distribution.choices
-            if value not in choices or isinstance(value, bool) != (self.type is bool):
+            known_type = isinstance(value, Value) and isinstance(value, bool) == (self.type is bool)
+            if not known_type or value not in choices:
                 known = ", ".join(str(choice) for choice in choices)
-                raise ProfileError(f"{where} must be one of {known}, but is {value!r}: {nearest(value, choices)}")
-            return self.type(value)
+                raise ProfileError(f"{where} must be one of {known}, but is {shown(value)}: {nearest(value, choices)}")
+            return typing.cast(Value, self.type(value))
         whole = isinstance(self.distribution, IntDistribution)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or (whole and int(typing.cast(float, value)) != value):
+        number = _finite(value)
+        if number is None or (whole and not number.is_integer()):
             kind = "a whole number" if whole else "a number"
-            raise ProfileError(f"{where} must be {kind}, but is {value!r}: use one such as {self.default}")
-        number = typing.cast(float, value)
+            raise ProfileError(f"{where} must be {kind}, but is {shown(value)}: use one such as {self.default}")
         if self.limits and not self.limits.low <= number <= self.limits.high:
             raise ProfileError(
                 f"{where} must lie in [{self.limits.low:g}, {self.limits.high:g}], but is {number:g}: "
                 f"the default range is {_range(self.distribution)}"
             )
-        return int(number) if whole else float(number)
+        return int(number) if whole else number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class Policy:
             ProfileError: If there is none; the message names the nearest.
         """
         if name not in cls.knobs():
-            raise ProfileError(f"{cls.name} has no knob {name!r}: {nearest(name, cls.knobs())}")
+            raise ProfileError(f"{cls.name} has no knob {shown(name)}: {nearest(name, cls.knobs())}")
         return cls.knobs()[name]
 
     @classmethod
@@ -185,16 +185,33 @@ class Policy:
         """How often it must act for its values to mean anything; a budget that allows fewer is refused."""
         return 0
 
-    def inert(self, knob: Knob) -> str:
+    @classmethod
+    def inert(cls, knob: Knob) -> str:
         """The message for a knob that is set where it cannot act."""
         rules = " and ".join(f"{w.knob} is {' or '.join(map(str, w.values))}" for w in knob.when)
-        return f"{self.name}.{knob.name} acts only where {rules}, but it is set: leave it out"
+        return f"{cls.name}.{knob.name} acts only where {rules}, but it is set: leave it out"
 
 
 def periodic(steps: int, interval: float, end: float) -> tuple[int, ...]:
-    """The steps 0, n, 2n, ... up to `end`, where n is the share `interval` of `steps`, at least one step."""
+    """The steps 0, n, 2n, ... up to the share `end` of `steps`, where n is the share `interval`, at least one step."""
     every = max(1, round(interval * steps))
-    return tuple(range(0, max(1, math.floor(end * steps) + 1), every)) if steps > 0 else ()
+    return tuple(range(0, step_at(end, steps) + 1, every)) if steps > 0 else ()
+
+
+def step_at(share: float, steps: int) -> int:
+    """The step, from 0, at which a share of the budget is spent; the last one of the run for a share of 1."""
+    return min(int(share * steps), max(0, steps - 1))
+
+
+def _finite(value: object) -> float | None:
+    """The number as a float (0.0 for -0.0, which would be equal and yet print otherwise), None where it is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value) + 0.0
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _read_knob(name: str, hint: object, default: object) -> Knob:
@@ -216,7 +233,7 @@ def _read_knob(name: str, hint: object, default: object) -> Knob:
 def nearest(value: object, known: Iterable[object]) -> str:
     """The remedy for a mistyped name: the closest known one, or all of them."""
     names = [str(name) for name in known]
-    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(value, names, n=1, cutoff=0.4) if isinstance(value, str) else []
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
 
 

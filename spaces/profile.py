@@ -6,12 +6,12 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from spaces import POLICIES
-from spaces.errors import ProfileError, StorageError
+from spaces.errors import ProfileError, StorageError, shown
 from spaces.policy import Policy, Value, nearest
 
 SCHEMA = 1
@@ -20,11 +20,19 @@ P = TypeVar("P", bound=Policy)
 
 @dataclass(frozen=True)
 class LayerOverride:
-    """Values of one policy for the layers whose name matches a shell pattern, e.g. ``layer3.*``."""
+    """Values of one policy for the layers whose name matches a shell pattern, e.g. ``layer3.*``.
+
+    Raises:
+        ProfileError: If the pattern is no text that could match a name.
+    """
 
     match: str
     policy: str
     values: Mapping[str, Value]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.match, str) or not self.match or not self.match.isprintable():
+            raise ProfileError(f"match must be a layer name pattern, but is {shown(self.match)}: write e.g. 'layer3.*'")
 
     def covers(self, layer: str) -> bool:
         """Whether a layer (``layer3.0.conv1``) or a weight in it (``layer3.0.conv1.weight``) is meant."""
@@ -48,14 +56,23 @@ class CompressionProfile:
 
     def __post_init__(self) -> None:
         for name, policy in self.policies.items():
-            _policy_type(name)
+            if not isinstance(policy, _policy_type(name)):
+                raise ProfileError(
+                    f"{name} must be a {_policy_type(name).__name__}, but is {shown(policy)}: see the docs"
+                )
             for knob in policy.knobs().values():
                 if getattr(policy, knob.name) != knob.default and not policy.acts(knob.name, self.policies):
                     raise ProfileError(policy.inert(knob))
         ordered = {name: self.policies[name] for name in POLICIES if name in self.policies}
         object.__setattr__(self, "policies", ordered)
+        object.__setattr__(self, "layers", tuple(self._checked(override) for override in self.layers))
+        seen: set[tuple[str, str]] = set()
         for override in self.layers:
-            self._check_override(override)
+            if (override.match, override.policy) in seen:
+                raise ProfileError(
+                    f"the layers {override.match!r} override {override.policy} more than once: put the values together"
+                )
+            seen.add((override.match, override.policy))
 
     @classmethod
     def of(cls, *policies: Policy, layers: Iterable[LayerOverride] = ()) -> Self:
@@ -99,18 +116,22 @@ class CompressionProfile:
         """
         if not isinstance(data, Mapping) or set(data) - {"schema", "policies", "layers"}:
             raise ProfileError("a profile must be an object with schema, policies and layers, but is not: see the docs")
-        if data.get("schema") != SCHEMA:
-            raise ProfileError(f"a profile's schema must be {SCHEMA}, but is {data.get('schema')!r}: export it again")
+        schema = data.get("schema")
+        if type(schema) is not int or schema != SCHEMA:
+            raise ProfileError(f"a profile's schema must be {SCHEMA}, but is {shown(schema)}: export it again")
         policies, layers = data.get("policies", {}), data.get("layers", [])
         if not isinstance(policies, Mapping) or not all(isinstance(v, Mapping) for v in policies.values()):
             raise ProfileError("a profile's policies must map a policy to its knobs: {'pruning': {'sparsity': 0.9}}")
         if not isinstance(layers, list) or not all(
-            isinstance(row, Mapping) and set(row) == {"match", "policy", "values"} and isinstance(row["values"], Mapping)
+            isinstance(row, Mapping)
+            and set(row) == {"match", "policy", "values"}
+            and isinstance(row["policy"], str)
+            and isinstance(row["values"], Mapping)
             for row in layers
         ):
             raise ProfileError("a profile's layers must be a list of {match, policy, values}, but is not: see the docs")
         built = {str(name): _policy_type(str(name)).from_values(values) for name, values in policies.items()}
-        profile = cls(built, tuple(LayerOverride(str(r["match"]), str(r["policy"]), dict(r["values"])) for r in layers))
+        profile = cls(built, tuple(LayerOverride(r["match"], r["policy"], dict(r["values"])) for r in layers))
         for name, values in policies.items():
             for knob in values:
                 if not built[name].acts(knob, built):
@@ -130,7 +151,7 @@ class CompressionProfile:
         """
         try:
             data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # json raises a bare ValueError for endless numbers
             raise ProfileError(f"a profile must be JSON, but does not parse ({error}): export it again") from None
         return cls.from_dict(data)
 
@@ -159,16 +180,21 @@ class CompressionProfile:
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise StorageError(f"the profile {path} cannot be read ({error}): check the path") from None
         return cls.from_json(text)
 
-    def _check_override(self, override: LayerOverride) -> None:
+    def _checked(self, override: LayerOverride) -> LayerOverride:
+        """The override with each value in its knob's own type, so that equal profiles are equal texts."""
+        _policy_type(override.policy)
         if override.policy not in self.policies:
             raise ProfileError(
                 f"the layers {override.match!r} override {override.policy}, but it is off: turn it on or leave it out"
             )
+        if not override.values:
+            raise ProfileError(f"the layers {override.match!r} override nothing of {override.policy}: leave them out")
         policy = self.policies[override.policy]
+        values: dict[str, Value] = {}
         for name, value in override.values.items():
             knob = policy.knob(name)
             if not knob.per_layer:
@@ -176,10 +202,11 @@ class CompressionProfile:
                 raise ProfileError(f"{policy.name}.{name} cannot differ by layer: of this policy only {allowed} can")
             if not policy.acts(name, self.policies):
                 raise ProfileError(policy.inert(knob))
-            knob.check(value, f"{policy.name}.{name}@{override.match}")
+            values[name] = knob.check(value, f"{policy.name}.{name}@{override.match}")
+        return replace(override, values=values)
 
 
 def _policy_type(name: str) -> type[Policy]:
     if name not in POLICIES:
-        raise ProfileError(f"there is no policy {name!r}: {nearest(name, POLICIES)}")
+        raise ProfileError(f"there is no policy {shown(name)}: {nearest(name, POLICIES)}")
     return POLICIES[name]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from spaces.policy import Harsher, Limits, PerLayer, Policy, When, periodic
+from spaces.policy import Harsher, Limits, PerLayer, Policy, When, periodic, step_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +70,16 @@ class PruningPolicy(Policy):
     def within(self, profile: Mapping[str, Policy]) -> Self:
         if self.acts("schedule", profile):
             return self
-        defaults = {name: self.knob(name).default for name in ("last_prune", "interval", "rounds")}
+        defaults: dict[str, Any] = {name: self.knob(name).default for name in ("last_prune", "interval", "rounds")}
         return replace(self, schedule="oneshot", **defaults)
 
     def decision_steps(self, steps: int) -> tuple[int, ...]:
         """The steps at which a cut falls; the last one is `last_prune` of the budget."""
         if self.schedule == "oneshot":
             return (0,)
-        last = int(self.last_prune * steps)
+        last = step_at(self.last_prune, steps)
         if self.schedule == "iterative":
-            return tuple(sorted({round(last * i / max(1, self.rounds - 1)) for i in range(self.rounds)}))
+            return tuple(sorted({last - round(last * i / max(1, self.rounds - 1)) for i in range(self.rounds)}))
         return tuple(sorted({*periodic(steps, self.interval, self.last_prune), last}))
 
     def wanted_decisions(self) -> int:
@@ -95,6 +96,9 @@ class PruningPolicy(Policy):
             The share of the way to the final sparsity, in (0, 1]; 1 at the last cut.
         """
         progress = (decision + 1) / of
-        if self.schedule == "iterative":
-            return (1 - (1 - self.sparsity) ** progress) / self.sparsity if 0 < self.sparsity < 1 else progress
-        return 1 - (1 - progress) ** 3
+        if self.schedule != "iterative":
+            return 1 - (1 - progress) ** 3
+        if progress == 1 or self.sparsity == 0:
+            return progress
+        # (1 - (1 - s)^p) / s, written so that it neither loses digits for a small s nor falls below its limit p.
+        return max(progress, -math.expm1(progress * math.log1p(-self.sparsity)) / self.sparsity)

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from spaces import POLICIES
-from spaces.errors import ProfileError
+from spaces.errors import ProfileError, shown
 from spaces.policy import Harsher, Knob, Policy, Value, nearest
 from spaces.profile import CompressionProfile, LayerOverride
-
-#: What a study file may say of one knob: a value that fixes it, choices, or a range.
-Setting = Value | Sequence[Value] | Mapping[str, object]
+from spaces.setting import canonical, contains, may_be, read_setting
 
 
 class Suggests(Protocol):
@@ -58,20 +51,33 @@ class PolicySpace:
         settings = dict(settings or {})
         optional = settings.pop("optional", False)
         if not isinstance(optional, bool):
-            raise ProfileError(f"{policy.name}.optional must be true or false, but is {optional!r}: choose one")
+            raise ProfileError(f"{policy.name}.optional must be true or false, but is {shown(optional)}: choose one")
         knobs: dict[str, BaseDistribution | Value] = {k.name: k.distribution for k in policy.knobs().values()}
         for name, setting in settings.items():
+            if name not in knobs:
+                known = nearest(name, [*knobs, "optional"])
+                raise ProfileError(f"{policy.name} has no knob {shown(name)}: {known}")
             knobs[name] = read_setting(policy.knob(name), setting, f"{policy.name}.{name}")
         return cls(policy, knobs, optional)
 
 
 @dataclass(frozen=True)
 class LayerSpace:
-    """What is searched separately for the layers that match a pattern."""
+    """What is searched separately for the layers that match a pattern.
+
+    Raises:
+        ProfileError: If nothing is.
+    """
 
     match: str
     policy: type[Policy]
     knobs: Mapping[str, BaseDistribution | Value]
+
+    def __post_init__(self) -> None:
+        if not self.knobs:
+            raise ProfileError(
+                f"spaces.layers {self.match!r} names {self.policy.name}, but none of its knobs: add one or leave it out"
+            )
 
     @classmethod
     def of(cls, match: str, policy: type[Policy], settings: Mapping[str, object]) -> LayerSpace:
@@ -97,20 +103,35 @@ class SearchSpace:
     Args:
         policies: The policies that are searched, by name; one that is not named is off.
         layers: What differs for some layers.
+
+    Raises:
+        ProfileError: If a name is unknown, or a knob is set that can act nowhere in the space.
     """
 
     policies: Mapping[str, PolicySpace] = field(default_factory=dict)
     layers: tuple[LayerSpace, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, space in self.policies.items():
+            if name not in POLICIES:
+                raise ProfileError(f"there is no policy {shown(name)}: {nearest(name, POLICIES)}")
+            if space.policy is not POLICIES[name]:
+                raise ProfileError(
+                    f"{name} must be a space of {POLICIES[name].__name__}, but is of {space.policy.__name__}"
+                )
+            for knob in space.policy.knobs().values():
+                if space.knobs[knob.name] != knob.distribution and not self._may_act(space.policy, knob.name):
+                    raise ProfileError(space.policy.inert(knob))
         ordered = {name: self.policies[name] for name in POLICIES if name in self.policies}
         object.__setattr__(self, "policies", ordered)
+        seen: set[tuple[str, str]] = set()
         for layer in self.layers:
-            if layer.policy.name not in ordered:
+            self._check_layer(layer)
+            if (layer.match, layer.policy.name) in seen:
                 raise ProfileError(
-                    f"spaces.layers {layer.match!r} names {layer.policy.name}, but it is off: add [spaces."
-                    f"{layer.policy.name}]"
+                    f"spaces.layers names {layer.match!r} twice for {layer.policy.name}: put the knobs together"
                 )
+            seen.add((layer.match, layer.policy.name))
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, object]) -> SearchSpace:
@@ -126,9 +147,11 @@ class SearchSpace:
                 layers.extend(_read_layers(table))
                 continue
             if name not in POLICIES:
-                raise ProfileError(f"there is no policy {name!r}: {nearest(name, [*POLICIES, 'layers'])}")
+                raise ProfileError(f"there is no policy {shown(name)}: {nearest(name, [*POLICIES, 'layers'])}")
             if not isinstance(table, Mapping):
-                raise ProfileError(f"spaces.{name} must be a table of knobs, but is {table!r}: use {{}} for defaults")
+                raise ProfileError(
+                    f"spaces.{name} must be a table of knobs, but is {shown(table)}: use {{}} for defaults"
+                )
             policies[name] = PolicySpace.of(POLICIES[name], table)
         return cls(policies, tuple(layers))
 
@@ -147,11 +170,7 @@ class SearchSpace:
         """
         flat = profile.parameters() | {f"{name}.on": name in profile.policies for name in self.policies}
         searched = self.distributions()
-        return {
-            name: value
-            for name, value in flat.items()
-            if name in searched and searched[name]._contains(searched[name].to_internal_repr(value))
-        }
+        return {name: value for name, value in flat.items() if name in searched and contains(searched[name], value)}
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Every searched name with its distribution, whatever the conditions."""
@@ -171,14 +190,38 @@ class SearchSpace:
     def fingerprint(self) -> str:
         """sha256 over every range and fixed value: two spaces are the same exactly where this is."""
         text: dict[str, Any] = {
-            name: {knob: _canonical(setting) for knob, setting in space.knobs.items()} | {"optional": space.optional}
+            name: {knob: canonical(setting) for knob, setting in space.knobs.items()} | {"optional": space.optional}
             for name, space in self.policies.items()
         }
         text["layers"] = [
-            [layer.match, layer.policy.name, {knob: _canonical(setting) for knob, setting in layer.knobs.items()}]
+            [layer.match, layer.policy.name, {knob: canonical(setting) for knob, setting in layer.knobs.items()}]
             for layer in self.layers
         ]
         return hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
+
+    def _check_layer(self, layer: LayerSpace) -> None:
+        name = layer.policy.name
+        if name not in self.policies:
+            raise ProfileError(f"spaces.layers {layer.match!r} names {name}, but it is off: add [spaces.{name}]")
+        for knob in layer.knobs:
+            if not self._may_act(layer.policy, knob):
+                raise ProfileError(f"spaces.layers {layer.match!r}: {layer.policy.inert(layer.policy.knob(knob))}")
+
+    def _may_act(self, policy: type[Policy], name: str) -> bool:
+        """Whether any profile of this space lets the knob act."""
+        for when in policy.knob(name).when:
+            owner, _, other = when.knob.rpartition(".")
+            if not owner:
+                setting = self.policies[policy.name].knobs[other]
+                holds = may_be(setting, when.values) and self._may_act(policy, other)
+            elif owner not in self.policies:
+                holds = when.absent
+            else:
+                holds = may_be(self.policies[owner].knobs[other], when.values)
+                holds = holds or (self.policies[owner].optional and when.absent)
+            if not holds:
+                return False
+        return True
 
     def _walk(self, choose: _Choose) -> CompressionProfile:
         chosen: dict[str, Policy] = {}
@@ -221,60 +264,29 @@ class _Choose(Protocol):
     def __call__(self, name: str, distribution: BaseDistribution, knob: Knob | None) -> Value: ...
 
 
-def read_setting(knob: Knob, setting: object, where: str) -> BaseDistribution | Value:
-    """What a study file says of one knob: ``0.9`` fixes it, ``["a", "b"]`` and ``{low=, high=, log=}`` search it.
-
-    Raises:
-        ProfileError: If the range is upside down, or a value is out of what the mechanism can do.
-    """
-    if isinstance(setting, Mapping):
-        return _read_range(knob, setting, where)
-    if isinstance(setting, list | tuple):
-        if not setting:
-            raise ProfileError(f"{where} must offer at least one choice, but is empty: leave it out for the default")
-        values = [knob.check(value, where) for value in setting]
-        if len(set(values)) < len(values):
-            raise ProfileError(f"{where} must offer each choice once, but is {list(setting)}: remove the repetition")
-        return CategoricalDistribution(values)
-    return knob.check(setting, where)
-
-
-def _read_range(knob: Knob, setting: Mapping[str, object], where: str) -> BaseDistribution:
-    default = knob.distribution
-    if not isinstance(default, FloatDistribution | IntDistribution):
-        raise ProfileError(f"{where} is a choice, not a number: write a list of choices, e.g. [{knob.default!r}]")
-    for key in setting:
-        if key not in ("low", "high", "log"):
-            raise ProfileError(f"{where} has no key {key!r}: {nearest(key, ('low', 'high', 'log'))}")
-    low = typing.cast(float, knob.check(setting.get("low", default.low), f"{where}.low"))
-    high = typing.cast(float, knob.check(setting.get("high", default.high), f"{where}.high"))
-    log = setting.get("log", default.log and low > 0)
-    if not isinstance(log, bool):
-        raise ProfileError(f"{where}.log must be true or false, but is {log!r}: choose one")
-    if low > high:
-        raise ProfileError(f"{where} must have low <= high, but low is {low:g} and high is {high:g}: swap them")
-    if log and low <= 0:
-        raise ProfileError(f"{where} with log = true must have low > 0, but low is {low:g}: raise it or drop log")
-    if isinstance(default, IntDistribution):
-        return IntDistribution(int(low), int(high), log=log)
-    return FloatDistribution(low, high, log=log)
-
-
 def _read_layers(table: object) -> list[LayerSpace]:
     if not isinstance(table, list) or not all(isinstance(row, Mapping) for row in table):
         raise ProfileError("spaces.layers must be a list of tables, but is not: write [[spaces.layers]]")
     layers = []
     for row in table:
         match = row.get("match")
-        if not isinstance(match, str) or not match:
-            raise ProfileError('spaces.layers needs match, a layer name pattern, but has none: match = "layer3.*"')
+        if not isinstance(match, str) or not match or not match.isprintable():
+            raise ProfileError(
+                f'spaces.layers needs match, a layer name pattern, but has {shown(match)}: match = "layer3.*"'
+            )
+        if len(row) == 1:
+            raise ProfileError(f"spaces.layers {match!r} must name a policy, but names none: {nearest('', POLICIES)}")
         for name, settings in row.items():
             if name == "match":
                 continue
             if name not in POLICIES:
-                raise ProfileError(f"spaces.layers {match!r} names no policy with {name!r}: {nearest(name, POLICIES)}")
+                known = nearest(name, [*POLICIES, "match"])
+                raise ProfileError(f"spaces.layers {match!r} names no policy with {shown(name)}: {known}")
             if not isinstance(settings, Mapping):
-                raise ProfileError(f"spaces.layers {match!r}.{name} must be a table of knobs, but is {settings!r}")
+                raise ProfileError(
+                    f"spaces.layers {match!r}.{name} must be a table of knobs, but is {shown(settings)}: "
+                    f"write {name} = {{ knob = ... }}"
+                )
             layers.append(LayerSpace.of(match, POLICIES[name], settings))
     return layers
 
@@ -300,10 +312,7 @@ def _corner(distribution: BaseDistribution, knob: Knob | None, which: str) -> Va
     ends = {"mildest": numbers.low, "harshest": numbers.high}
     if knob and knob.harsher is Harsher.DOWN:
         ends = {"mildest": numbers.high, "harshest": numbers.low}
-    middle = (numbers.low * numbers.high) ** 0.5 if numbers.log else (numbers.low + numbers.high) / 2
+    middle = math.sqrt(numbers.low) * math.sqrt(numbers.high) if numbers.log else (numbers.low + numbers.high) / 2
+    middle = min(max(middle, numbers.low), numbers.high)
     value = ends.get(which, middle) if knob and knob.harsher else middle
     return round(value) if isinstance(numbers, IntDistribution) else value
-
-
-def _canonical(setting: BaseDistribution | Value) -> object:
-    return json.loads(distribution_to_json(setting)) if isinstance(setting, BaseDistribution) else setting
