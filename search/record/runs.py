@@ -280,7 +280,9 @@ class Record:
 
 def metric_name(objective: str) -> str:
     """The MLflow name of an objective; a task's own metrics are quality figures."""
-    return OBJECTIVES[objective].metric if objective in OBJECTIVES else f"quality/{objective}"
+    if objective in OBJECTIVES:
+        return OBJECTIVES[objective].metric
+    return "size/weights" if objective == "weights" else f"quality/{objective}"
 
 
 def param_name(knob: str) -> str:
