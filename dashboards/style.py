@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape as html_escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -43,7 +44,14 @@ def empty(title: str, why: str) -> go.Figure:
     return styled(figure, title=title, xaxis={"visible": False}, yaxis={"visible": False}, height=240)
 
 
-def html(figure: go.Figure) -> str:
-    """A page that stands alone: plotly's own script is in it (five megabytes), so it shows without the internet."""
-    text: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False, "responsive": True})
-    return text
+def html(*figures: go.Figure) -> str:
+    """A page of figures that stands alone: plotly's script is in it (five megabytes), so it needs no internet."""
+    parts = [
+        figure.to_html(include_plotlyjs=index == 0, full_html=False, config={"displaylogo": False, "responsive": True})
+        for index, figure in enumerate(figures)
+    ]
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    title = html_escape(figures[0].layout.title.text or "")
+    return (
+        f'<!doctype html><html lang="en"><head>{head}<title>{title}</title></head><body>{"".join(parts)}</body></html>'
+    )

@@ -1,8 +1,9 @@
-"""What is kept of a study: runs in MLflow, which only this folder knows, and tables for the pages."""
+"""What is kept of a study: runs in MLflow, which only this folder knows, and tables and files for those who look."""
 
 from __future__ import annotations
 
-from search.record.frames import tabulate
+from search.record.frames import frames, tabulate, tabulate_books
+from search.record.report import member_files, study_files
 from search.record.runs import FrontMember, Record
 
-__all__ = ["FrontMember", "Record", "tabulate"]
+__all__ = ["FrontMember", "Record", "frames", "member_files", "study_files", "tabulate", "tabulate_books"]
