@@ -11,12 +11,12 @@ import mlflow.pytorch
 import numpy as np
 import torch
 from mlflow.entities import LoggedModelOutput
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 from torch import Tensor, nn
 
 from search.record.store import Store
+from spaces.errors import ExportError
 
 with warnings.catch_warnings():
     # MLflow warns about a type hint of its own while `save_model` first loads this module.
@@ -39,45 +39,70 @@ def log_model(store: Store, run: str, network: nn.Module, inputs: tuple[Tensor, 
 
     Returns:
         The model's id: ``models:/<id>`` loads it.
+
+    Raises:
+        ExportError: If torch.export cannot take the network.
+        StorageError: If the database cannot be used.
     """
-    client = store.client
-    logged = client.create_logged_model(store.experiment, name="model", source_run_id=run)
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        path = Path(folder) / "model"
+    with tempfile.TemporaryDirectory() as folder, store.translated():
+        client = store.client
+        logged = client.create_logged_model(store.experiment, name="model", source_run_id=run)
+        identity = Model(model_uuid=logged.model_id, run_id=run, model_id=logged.model_id)
+        try:
+            _save(network, inputs, Path(folder) / "model", identity)
+        except Exception as error:  # what torch.export raises has no root of its own
+            client.finalize_logged_model(logged.model_id, "FAILED")
+            said = " ".join(str(error).split())[:200]
+            raise ExportError(
+                f"torch.export must take the network, but does not ({type(error).__name__}: {said}): "
+                "it is not logged as a model, its weights are in the trial's folder"
+            ) from error
+        client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        client.finalize_logged_model(logged.model_id, "READY")
+        client.log_outputs(run, [LoggedModelOutput(logged.model_id, step)])
+        return str(logged.model_id)
+
+
+def register(store: Store, run: str, model: str, name: str) -> None:
+    """Register a logged model under a name and point the alias ``champion`` at it.
+
+    Raises:
+        StorageError: If the database cannot be used.
+    """
+    with store.translated():
+        client = store.client
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        # Without a server MLflow resolves ``models:/<id>`` in its process-wide store, not in this one.
+        source = f"models:/{model}" if store.served else client.get_logged_model(model).artifact_location
+        known = [version for version in client.search_model_versions(f"name = '{name}'") if version.run_id == run]
+        made = known[0] if known else client.create_model_version(name, source, run_id=run, model_id=model)
+        client.set_registered_model_alias(name, CHAMPION, made.version)
+
+
+def logged_models(store: Store, run: str) -> list[str]:
+    """The ids of the models that a run already has.
+
+    Raises:
+        StorageError: If the database cannot be used.
+    """
+    with store.translated():
+        outputs = store.client.get_run(run).outputs
+        return [output.model_id for output in outputs.model_outputs] if outputs else []
+
+
+def _save(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, identity: Model) -> None:
+    with torch.no_grad():
         outputs = network(*inputs)
         mlflow.pytorch.save_model(
             network,
             path,
-            mlflow_model=Model(model_uuid=logged.model_id, run_id=run, model_id=logged.model_id),
+            mlflow_model=identity,
             signature=ModelSignature(inputs=_schema(*inputs), outputs=_schema(outputs)),
             input_example=inputs[0].numpy() if len(inputs) == 1 else tuple(value.numpy() for value in inputs),
             pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy")],
             serialization_format="pt2",
         )
-        client.log_model_artifacts(logged.model_id, str(path))
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run, [LoggedModelOutput(logged.model_id, step)])
-    return str(logged.model_id)
-
-
-def register(store: Store, run: str, model: str, name: str) -> None:
-    """Register a logged model under a name and point the alias ``champion`` at it."""
-    client = store.client
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
-        client.create_registered_model(name)
-    # Without a server MLflow resolves ``models:/<id>`` in its process-wide store, not in this one.
-    source = f"models:/{model}" if store.served else client.get_logged_model(model).artifact_location
-    known = [v for v in client.search_model_versions(f"name = '{name}'") if v.run_id == run]
-    made = known[0] if known else client.create_model_version(name, source, run_id=run, model_id=model)
-    client.set_registered_model_alias(name, CHAMPION, made.version)
-
-
-def logged_models(store: Store, run: str) -> list[str]:
-    """The ids of the models that a run already has."""
-    outputs = store.client.get_run(run).outputs
-    return [output.model_id for output in outputs.model_outputs] if outputs else []
 
 
 def _schema(*tensors: Tensor) -> Schema:

@@ -23,7 +23,7 @@ from objectives.objective import OBJECTIVES
 from search.machine import git_commit, hardware
 from search.result import TrialResult
 from spaces import POLICIES
-from spaces.errors import StorageError
+from spaces.errors import ExportError, StorageError
 from spaces.policy import Value
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Record:
             self._runs[number] = self.store.create(f"trial {number}", labels, parent=parent, start=start)
         run = self._runs[number]
         # Points carry the run's own start, so that writing a torn run again repeats the same points.
-        start = self.store.client.get_run(run).info.start_time
+        start = self.store.started(run)
         self.store.log(run, points=_points(result, start), params=self._params(result), tags=labels)
         for name, text in _files(result).items():
             self.store.text(run, text, name)
@@ -273,7 +273,11 @@ class Record:
 
         run = self._runs[member.number]
         known = models.logged_models(self.store, run)
-        model = known[-1] if known else models.log_model(self.store, run, network, member.inputs, step=0)
+        try:
+            model = known[-1] if known else models.log_model(self.store, run, network, member.inputs, step=0)
+        except ExportError as error:
+            self.store.log(run, tags={"model": str(error)})
+            return
         if member.champion:
             models.register(self.store, run, model, f"{self.task}-{self.study}")
 

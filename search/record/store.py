@@ -29,7 +29,7 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from spaces.errors import StorageError  # noqa: E402
+from spaces.errors import PleachError, StorageError  # noqa: E402
 
 # Set here and not by the caller: MLflow's own set-up runs at import and resets its loggers.
 for _name in ("mlflow", "alembic"):
@@ -59,7 +59,7 @@ class Store:
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
         self.uri = uri
         self.served = uri.startswith(("http://", "https://"))
-        with self._opening(artifacts), self._translated():
+        with self._opening(artifacts), self.translated():
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(experiment)
             if found is None:
@@ -105,6 +105,10 @@ class Store:
         """Mark an ended run as running again."""
         self._call(lambda: self.client.update_run(run, status="RUNNING"))
 
+    def started(self, run: str) -> int:
+        """When a run started, in milliseconds since 1970."""
+        return int(self._call(lambda: self.client.get_run(run)).info.start_time)
+
     def find(self, tags: Mapping[str, str]) -> list[Run]:
         """All runs of the experiment that carry these tags, oldest first."""
         query = " and ".join(f"tags.`{name}` = '{_quoted(value)}'" for name, value in tags.items())
@@ -129,12 +133,13 @@ class Store:
         """The steps at which a metric has been written."""
         return {point.step for point in self._call(lambda: self.client.get_metric_history(run, metric))}
 
-    def _call(self, work: Callable[[], T]) -> T:
-        with self._translated():
-            return work()
-
-    def _translated(self) -> AbstractContextManager[None]:
+    def translated(self) -> AbstractContextManager[None]:
+        """What MLflow raises inside becomes a StorageError of one line."""
         return _Translated(self.uri)
+
+    def _call(self, work: Callable[[], T]) -> T:
+        with self.translated():
+            return work()
 
     def _opening(self, artifacts: Path) -> AbstractContextManager[object]:
         """One process at a time creates the tables; a second would find them half migrated."""
@@ -159,7 +164,7 @@ class _Translated:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, MlflowException | SQLAlchemyError | OSError) and not isinstance(error, StorageError):
+        if isinstance(error, MlflowException | SQLAlchemyError | OSError) and not isinstance(error, PleachError):
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise StorageError(
                 f"MLflow at {without_password(self.uri)} must be usable, but is not ({lines[0][:300]}): "

@@ -302,6 +302,21 @@ def test_the_champion_loads_without_pickle_for_any_batch(
     assert list(tmp_path.iterdir()) == [], "MLflow wrote into the working folder"
 
 
+class Branching(nn.Module):
+    """Torch cannot export it: which way it goes depends on the numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+def test_a_network_that_cannot_be_exported_does_not_spoil_the_end(record: Record) -> None:
+    record.write(result(0))
+    record.finish("complete", {}, [FrontMember(0, True, {}, Branching().eval(), (torch.ones(2, 3),))])
+    found = runs(record)
+    assert found["trial 0"].data.tags["model"].startswith("torch.export must take the network, but does not")
+    assert found["parent"].info.status == "FINISHED"
+
+
 def test_an_unusable_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     record = Record(
