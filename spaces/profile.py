@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from spaces import POLICIES
-from spaces.errors import ProfileError, StorageError, shown
+from spaces import POLICIES, files
+from spaces.errors import ProfileError, shown
 from spaces.policy import Policy, Value, nearest
 
 SCHEMA = 1
@@ -149,11 +149,7 @@ class CompressionProfile:
         Raises:
             ProfileError: If it is not JSON, or not a valid profile.
         """
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:  # json raises a bare ValueError for endless numbers
-            raise ProfileError(f"a profile must be JSON, but does not parse ({error}): export it again") from None
-        return cls.from_dict(data)
+        return cls.from_dict(files.parse(text, "a profile"))
 
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON: equal for equal profiles, however they were built."""
@@ -165,10 +161,7 @@ class CompressionProfile:
         Raises:
             StorageError: If the file cannot be written.
         """
-        try:
-            Path(path).write_text(self.to_json(), encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"the profile cannot be written to {path} ({error.strerror}): choose a folder") from None
+        files.write(path, self.to_json(), "the profile")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -178,11 +171,7 @@ class CompressionProfile:
             StorageError: If the file cannot be read.
             ProfileError: If it is not a valid profile.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise StorageError(f"the profile {path} cannot be read ({error}): check the path") from None
-        return cls.from_json(text)
+        return cls.from_json(files.read(path, "the profile"))
 
     def _checked(self, override: LayerOverride) -> LayerOverride:
         """The override with each value in its knob's own type, so that equal profiles are equal texts."""

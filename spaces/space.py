@@ -159,6 +159,21 @@ class SearchSpace:
         """One profile, sampled knob by knob; knobs that cannot act under what was already chosen are not asked for."""
         return self._walk(lambda name, distribution, knob: _suggest(trial, name, distribution))
 
+    def profile(self, parameters: Mapping[str, Value]) -> CompressionProfile:
+        """The profile that searched names and values lead to; the inverse of :meth:`parameters`.
+
+        Raises:
+            ProfileError: If a value that is needed is missing, or is not one of this space.
+        """
+
+        def choose(name: str, distribution: BaseDistribution, knob: Knob | None) -> Value:
+            value = parameters.get(name)
+            if value is None or not contains(distribution, value):
+                raise ProfileError(f"{name} must be a value of the search space, but is {shown(value)}: {distribution}")
+            return value
+
+        return self._walk(choose)
+
     def corner(self, which: Literal["mildest", "middle", "harshest"]) -> CompressionProfile:
         """The profile at one end of every knob that has a harsher end; the others stay at their middle."""
         return self._walk(lambda name, distribution, knob: _corner(distribution, knob, which))
