@@ -1,0 +1,273 @@
+"""The one process of a study that decides and writes: whom to start, whom to stop, what is over, in which order.
+
+A decided trial is written three times, each time so that a kill before the next is made good at the next start: its
+file in ``results``, then Optuna, then MLflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from search.books import Books, write_result
+from search.checkpoint import clear
+from search.confirm import Confirmation
+from search.faults import fault
+from search.home import StudyFolder
+from search.progress import Progress
+from search.result import Report, State, TrialRequest, TrialResult
+from search.scheduler import Scheduler
+from search.searcher import Searcher
+from search.study_file import StudyFile
+from search.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Live:
+    """A trial at work."""
+
+    request: TrialRequest
+    began: float
+    reports: list[Report] = field(default_factory=list)
+
+
+class Driver:
+    """Answers a runner's questions; see :class:`search.runners.runner.Director`.
+
+    Args:
+        file: The study.
+        folder: Where it is kept.
+        searcher: Who proposes; recovered.
+        books: What is decided so far.
+        scheduler: Who stops early.
+        writer: Who records.
+        progress: Who watches.
+        keep: Called with the seconds spent whenever a trial is decided.
+        spent: Seconds that earlier runs took.
+        clock: Seconds that only rise.
+    """
+
+    def __init__(
+        self,
+        file: StudyFile,
+        folder: StudyFolder,
+        searcher: Searcher,
+        books: Books,
+        scheduler: Scheduler,
+        writer: Writer,
+        *,
+        progress: Progress,
+        keep: Callable[[float], None],
+        spent: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._file, self._folder, self._searcher, self._books = file, folder, searcher, books
+        self._scheduler, self._writer, self._progress, self._keep = scheduler, writer, progress, keep
+        self._spent, self._clock, self._began = spent, clock, clock()
+        self._live: dict[str, _Live] = {}
+        self._twins: list[TrialRequest] = []
+        self._confirmation = Confirmation(file, folder, books)
+        self._exhausted = False
+        self._asked_to_stop = ""
+        self.halted = False
+        self._target_met = any(map(self._meets_target, books.complete()))
+        for result in books.results.values():
+            scheduler.note(result.number, result.reports)
+
+    # -- when it ends -----------------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all runs so far."""
+        return self._spent + self._clock() - self._began
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked for the end before the study's own criteria."""
+        return bool(self._asked_to_stop)
+
+    def stop(self, reason: str, *, now: bool = False) -> None:
+        """Start no more trials; with `now` drop those that run, to be taken up again in the next run."""
+        self._asked_to_stop = self._asked_to_stop or reason
+        self.halted = self.halted or now
+
+    def reason(self) -> str:
+        """Why no more trials are proposed, one line; "" where more are."""
+        study = self._file.study
+        if self.stopped:
+            return self._asked_to_stop
+        if len(self._books) >= study.trials:
+            return f"{len(self._books)} of {study.trials} trials are decided"
+        if self._target_met:
+            return f"a trial meets {study.stop_when}"
+        if self._exhausted:
+            return "every point of the grid is tried"
+        return f"the time limit of {study.time_limit} is reached" if self._late() else ""
+
+    def _late(self) -> bool:
+        limit = self._file.time_limit
+        return limit is not None and self.seconds >= limit
+
+    def _meets_target(self, result: TrialResult) -> bool:
+        return bool(self._file.stop_criteria) and self._books.holds(result, self._file.stop_criteria)
+
+    def _look_for_stop_file(self) -> None:
+        """Another process may ask for the end; see :meth:`search.study.Study.stop`."""
+        try:
+            asked = self._folder.stop.read_text(encoding="utf-8")
+        except OSError:
+            return
+        self._folder.stop.unlink(missing_ok=True)
+        self.stop("asked to stop", now=asked == "now")
+
+    # -- the runner's questions -------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether there will never be another trial in this run."""
+        if self.stopped:
+            return True
+        if self._room() or self._twins:
+            return False
+        if self._under_way():
+            return not self._confirms()
+        return not self._confirms() or self._confirmation.over
+
+    def _room(self) -> bool:
+        """Whether another trial may be proposed."""
+        return self.reason() == "" and len(self._books) + self._under_way() < self._file.study.trials
+
+    def _under_way(self) -> int:
+        """How many trials of the study run or wait for their twin; its confirmation is not counted."""
+        return len(self._twins) + sum(not self._confirmation.owns(live.request) for live in self._live.values())
+
+    def _confirms(self) -> bool:
+        return self._confirmation.wanted and not self._late()
+
+    def propose(self) -> TrialRequest | None:
+        """The next trial to start; None where there is none, or none now.
+
+        A profile that was evaluated before is answered from the books; one that runs at this moment waits for it.
+        """
+        self._look_for_stop_file()
+        while not self.stopped and (request := self._next()) is not None:
+            confirms = self._confirmation.owns(request)
+            earlier = None if confirms else self._books.same(request.profile)
+            if earlier is not None:
+                self._conclude(replace(earlier, request=request, seconds=0.0, cached=earlier.number))
+            elif not confirms and self._runs(request):
+                self._twins.append(request)
+                return None
+            else:
+                self._live[request.key] = _Live(request, self._clock())
+                self._progress.launched(request)
+                return request
+        return None
+
+    def _next(self) -> TrialRequest | None:
+        """A twin whose double has come to its end, else a new proposal, else a finalist to confirm."""
+        for twin in self._twins:
+            if not self._runs(twin):
+                self._twins.remove(twin)
+                return twin
+        # A second twin would be proposed without anything having been learnt since the first.
+        if self._room() and not self._twins:
+            proposal = self._searcher.propose()
+            if proposal is not None:
+                study, budget = self._file.study, self._file.trial_budget
+                return TrialRequest(proposal.number, proposal.key, proposal.profile, study.seed, budget)
+            self._exhausted = True
+        if not self._room() and not self._under_way() and self._confirms():
+            return self._confirmation.next()
+        return None
+
+    def _runs(self, request: TrialRequest) -> bool:
+        """Whether the same profile is at work now."""
+        return any(live.request.profile == request.profile for live in self._live.values())
+
+    def reported(self, request: TrialRequest, report: Report) -> bool:
+        """Take a report; False where the trial is over. A repeated one, after a retry, is passed over."""
+        self._look_for_stop_file()
+        live = self._live.get(request.key)
+        if live is None:
+            return False
+        if live.reports and report.iteration <= live.reports[-1].iteration:
+            return True
+        live.reports.append(report)
+        self._progress.reported(request, report)
+        if self._confirmation.owns(request) or not self._scheduler.stops(request.number, report):
+            return True
+        self.decided(self._ended(live, "pruned", f"stopped after iteration {report.iteration} of {report.of}"))
+        return False
+
+    def decided(self, result: TrialResult) -> None:
+        """Take the result of a trial that is over, unless it is decided already."""
+        if self._live.pop(result.request.key, None) is not None:
+            self._conclude(result)
+
+    def lost(self, request: TrialRequest, reason: str) -> None:
+        """A trial whose worker died too often is a failed one."""
+        live = self._live.get(request.key)
+        if live is not None:
+            self.decided(self._ended(live, "failed", reason))
+
+    def overdue(self) -> list[TrialRequest]:
+        """Trials past their timeout; they count as failed from now on."""
+        limit = self._file.timeout
+        if limit is None:
+            return []
+        late = [live for live in self._live.values() if self._clock() - live.began > limit]
+        for live in late:
+            self.decided(self._ended(live, "failed", f"it ran longer than {self._file.budget.timeout}"))
+        return [live.request for live in late]
+
+    def _ended(self, live: _Live, state: State, reason: str) -> TrialResult:
+        """The result of a trial that did not come to its own end, from what it reported."""
+        last = live.reports[-1] if live.reports else None
+        return TrialResult(
+            live.request,
+            state,
+            scores=last.scores if last is not None and state == "pruned" else {},
+            metrics=last.metrics if last is not None else {},
+            reports=tuple(live.reports),
+            seconds=self._clock() - live.began,
+            reason=" ".join(reason.split()),
+        )
+
+    # -- the three writes -------------------------------------------------------------------------------------------
+
+    def _conclude(self, result: TrialResult) -> None:
+        if self._confirmation.owns(result.request):
+            self._confirmation.keep(self._books.judge(result))
+        else:
+            result = self._books.add(result)
+            self._write(result)
+            logger.info("trial %d is %s %s", result.number, result.state, result.reason or dict(result.scores))
+            self._target_met = self._target_met or self._meets_target(result)
+            self._progress.decided(result, self._books)
+        self._tidy(result)
+        self._keep(self.seconds)
+
+    def _write(self, result: TrialResult) -> None:
+        number = result.number
+        fault("before-result", number)
+        write_result(self._folder.result(number), result)
+        fault("after-result", number)
+        self._searcher.update(result)
+        fault("after-tell", number)
+        self._writer.write(result)
+        books = self._books.copy()
+        self._writer.progress(len(books), lambda: (books.figures(), [member.number for member in books.front()]))
+
+    def _tidy(self, result: TrialResult) -> None:
+        """A decided trial needs no checkpoint any more; the network of a complete one stays."""
+        folder = self._folder.checkpoints(result.request.key)
+        if result.state == "complete":
+            clear(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)

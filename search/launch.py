@@ -1,0 +1,298 @@
+"""One run of a study, from taking the lock to giving it back: recover, go on, finish."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from objectives.loading import task_hash
+from objectives.task import Task
+from search.artifact.network import read_network
+from search.books import Books
+from search.driver import Driver
+from search.home import Home, StudyFolder, driver_lock, ray_folder, repair_journal, sweep, write_text
+from search.progress import Progress
+from search.record import FrontMember, Record
+from search.record.runs import MODELS_KEPT
+from search.result import TrialResult
+from search.runners.environment import settle
+from search.runners.inline import InlineRunner
+from search.runners.runner import Runner, RunTrial, Work
+from search.scheduler import Scheduler
+from search.scoring import measure_baseline
+from search.searcher import Searcher
+from search.state import State, read_state, write_state
+from search.trial import run_trial
+from search.writer import Recorder, Writer
+from spaces.errors import PleachError, StudyError
+
+if TYPE_CHECKING:
+    from search.study import Study
+
+logger = logging.getLogger(__name__)
+
+
+def launch(study: Study, progress: Progress, trial: RunTrial = run_trial) -> None:
+    """Run a study until its criteria are met or somebody stops it.
+
+    Raises:
+        StudyError: If another process drives it, or it cannot go on as it was begun.
+        StorageError: If a folder, a file or a database cannot be written.
+        TaskError: If the task cannot be loaded or used.
+    """
+    folder = study.folder
+    with driver_lock(folder), _logged(folder), _home_for_tasks(study.home):
+        state = _prepared(study)
+        recorder = Record(
+            state.mlflow_uri,
+            task=study.task_name,
+            study=study.name,
+            artifacts=study.home.artifacts,
+            knobs=study.file.space.distributions(),
+        )
+        run = _Run(study, state, progress, recorder, trial)
+        try:
+            run.go_on()
+        except BaseException as error:
+            reason = str(error) if isinstance(error, PleachError) else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(PleachError):
+                run.keep(phase="interrupted", reason=" ".join(reason.split()))
+            raise
+
+
+def _prepared(study: Study) -> State:
+    """Clear away what a killed driver left, and keep the file that is run."""
+    folder, file = study.folder, study.file
+    state = read_state(folder)
+    if state.ray is not None:
+        sweep(Path(state.ray))
+    folder.stop.unlink(missing_ok=True)
+    if not folder.file.exists():
+        write_text(folder.file, file.text)
+    if file.storage.optuna is None:
+        copy = repair_journal(study.home.journal)
+        if copy is not None:
+            logger.warning("the journal ended in a torn line: it was cut off, and the journal as it was is %s", copy)
+    state = replace(
+        state,
+        phase="running",
+        reason="",
+        folder=str(file.folder),
+        file=file.text,
+        origin=study.origin or state.origin,
+        mlflow_uri=file.storage.mlflow or study.home.mlflow_uri,
+        ray=None,
+    )
+    write_state(folder, state)
+    return state
+
+
+@dataclass
+class _Run:
+    """The parts of one run and how they are put together."""
+
+    study: Study
+    state: State
+    progress: Progress
+    recorder: Recorder
+    trial: RunTrial
+
+    def go_on(self) -> None:
+        study, file, folder = self.study, self.study.file, self.study.folder
+        work, task = self._work()
+        books = Books(file.directions, file.criteria, self.state.baseline)
+        books.read(folder)
+        searcher = self._searcher(books)
+        writer = Writer(self.recorder)
+        writer.open(self.state.baseline, {"data.hash": self.state.task_hash[:16]}, file.text, books.results.values())
+        driver = Driver(
+            file,
+            folder,
+            searcher,
+            books,
+            self._scheduler(),
+            writer,
+            progress=self.progress,
+            keep=lambda seconds: self.keep(seconds=seconds, interrupted=searcher.interrupted),
+            spent=self.state.seconds,
+        )
+        self.progress.started(study.summary())
+        if not driver.done:
+            with _listening(driver):
+                self._runner(task).run(work, driver)
+        self.keep(
+            phase="stopped" if driver.stopped else "complete",
+            reason=driver.reason(),
+            seconds=driver.seconds,
+            interrupted=searcher.interrupted,
+        )
+        summary = study.summary()
+        writer.close(
+            str(summary["state"]),
+            {
+                "trials.csv": study.trials().to_csv(index=False),
+                "search_policy.json": study.policy().to_json(),
+            },
+            self._members(books, task),
+        )
+        self.progress.finished(summary)
+
+    def _members(self, books: Books, task: Task) -> list[FrontMember]:
+        """The front, the champion first, with the networks of the first few."""
+        best = books.best()
+        members = sorted(books.front(), key=lambda member: (member is not best, member.number))
+        inputs = task.example_inputs()
+        return [
+            FrontMember(
+                member.number,
+                champion=member is best,
+                network=self._network(member) if index <= MODELS_KEPT else None,
+                inputs=inputs,
+            )
+            for index, member in enumerate(members)
+        ]
+
+    def _network(self, member: TrialResult) -> nn.Module | None:
+        """A trial's finished network; None where it needs its own class, or was not kept."""
+        try:
+            return read_network(self.study.folder.checkpoints(member.request.key))
+        except PleachError:
+            return None
+
+    def keep(self, **changes: object) -> None:
+        """Write what changed in the study's state."""
+        self.state = replace(self.state, **changes)  # type: ignore[arg-type]
+        write_state(self.study.folder, self.state)
+
+    def _work(self) -> tuple[Work, Task]:
+        """The task, its baseline measured once and kept, and what the trials share."""
+        file = self.study.file
+        reference = file.task_reference
+        made_of = task_hash(reference.target, reference.args, reference.source)
+        if self.state.task_hash and self.state.task_hash != made_of:
+            raise StudyError(
+                f"the task of {self.study.name!r} must stay what it was in the first run, but {reference.target} has "
+                f"changed: undo it, or start another study with --name NEW --from {self.study.name}"
+            )
+        resources = file.resources
+        work = Work(
+            reference,
+            file.measures,
+            self.state.baseline,
+            self.study.folder.root / "checkpoints",
+            device="cuda" if resources.gpu > 0 else "cpu",
+            threads=max(1, int(resources.cpu)),
+            home=self.study.home.root,
+            run_trial=self.trial,
+        )
+        task = work.load_task()
+        if any(name not in self.state.baseline for name in file.measures):
+            baseline = measure_baseline(task, file.measures)
+            self.keep(baseline=baseline, task_hash=made_of)
+        return replace(work, baseline=self.state.baseline), task
+
+    def _searcher(self, books: Books) -> Searcher:
+        file = self.study.file
+        searcher = Searcher(
+            file.name,
+            file.space,
+            file.directions,
+            sampler=file.study.sampler,
+            seed=file.study.seed,
+            storage=file.storage.optuna or self.study.home.journal,
+        )
+        if books.results and dict(self.state.judged) != file.constraints:
+            searcher.judge_again(books.results)
+        else:
+            searcher.recover(books.results)
+        if not books.results and self.state.origin is not None:
+            searcher.enqueue(self.study.of_same_home(self.state.origin).policy().best)
+        self.keep(judged=dict(file.constraints), interrupted=searcher.interrupted)
+        return searcher
+
+    def _scheduler(self) -> Scheduler:
+        file, budget = self.study.file, self.study.file.budget
+        eta = 0 if budget.scheduler == "none" else budget.eta
+        return Scheduler(file.directions, file.criteria, self.state.baseline, eta=eta, grace=budget.grace)
+
+    def _runner(self, task: Task) -> Runner:
+        resources = self.study.file.resources
+        if resources.runner == "inline":
+            return InlineRunner(task)
+        folder = ray_folder(self.study.home)
+        if folder.parent != self.study.home.root:
+            self.keep(ray=str(folder))
+        settle(folder if resources.address is None else None)
+        from search.runners.tune import TuneRunner  # Ray reads its settings when it is imported
+
+        return TuneRunner(
+            task,
+            folder,
+            concurrent=resources.concurrent,
+            cpu=resources.cpu,
+            gpu=resources.gpu,
+            address=resources.address,
+        )
+
+
+@contextlib.contextmanager
+def _listening(driver: Driver) -> Iterator[None]:
+    """Ctrl-C once: finish what runs. Twice, or SIGTERM: stop now. A third time: Python's own way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and driver.halted:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+        driver.stop("interrupted", now=number == signal.SIGTERM or driver.stopped)
+
+    for number in before:
+        signal.signal(number, heard)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _logged(folder: StudyFolder) -> Iterator[None]:
+    """What the parts have to say goes to the study's log as well."""
+    handler = logging.FileHandler(folder.log, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    parts = logging.getLogger("search")
+    level = parts.level
+    parts.addHandler(handler)
+    parts.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        parts.setLevel(level)
+        parts.removeHandler(handler)
+        handler.close()
+
+
+@contextlib.contextmanager
+def _home_for_tasks(home: Home) -> Iterator[None]:
+    """Tasks keep what takes long to make in the home of the study that they are for."""
+    before = os.environ.get("PLEACH_HOME")
+    os.environ["PLEACH_HOME"] = str(home.root)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PLEACH_HOME"]
+        else:
+            os.environ["PLEACH_HOME"] = before

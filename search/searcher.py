@@ -1,0 +1,318 @@
+"""Who proposes: the only home of Optuna's studies and samplers. Its storage knows every trial, decided or not.
+
+A trial is one Optuna trial from its proposal to its end, also across interruptions: what was cut off is handed out
+again under the same number and key, with the same profile, and no second trial stands for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
+
+from objectives.objective import Direction
+from search.grid import grid
+from search.home import storing
+from search.result import TrialResult
+from spaces.errors import StorageError
+from spaces.profile import CompressionProfile
+from spaces.space import SearchSpace
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+#: What a constraint's violation is to Optuna where it is infinite because a score is missing.
+WORST = 1e12
+#: With fewer complete trials nothing is said of importances.
+FEWEST_FOR_IMPORTANCE = 10
+#: A note on a trial: how often it was cut off and taken up again.
+INTERRUPTED = "interrupted"
+STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
+    "nsga3": lambda seed: NSGAIIISampler(seed=seed, population_size=20),
+    "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
+    "random": lambda seed: RandomSampler(seed=seed),
+    "grid": lambda seed: RandomSampler(seed=seed),  # every point of a grid is enqueued, so nothing is sampled
+}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to try next.
+
+    Args:
+        number: The trial's number in the study, from 0.
+        key: Names the trial's checkpoints; the same after an interruption.
+        profile: What to do.
+    """
+
+    number: int
+    key: str
+    profile: CompressionProfile
+
+
+class Searcher:
+    """One study in Optuna's storage, opened or created.
+
+    Args:
+        name: The study's name in the storage.
+        space: What may be tried.
+        directions: Which way is better, per objective, in the order of the values told.
+        sampler: One of `SAMPLERS`.
+        seed: Every proposal depends on it, on the trial's number and on what was told before, and on nothing else.
+        storage: A file for Optuna's journal, a database's URL, or None for this process's memory.
+
+    Raises:
+        StorageError: If the storage cannot be used.
+        StudyFileError: If a grid over the space would be too large.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        space: SearchSpace,
+        directions: Mapping[str, Direction],
+        *,
+        sampler: str,
+        seed: int,
+        storage: Path | str | None,
+    ) -> None:
+        self._name, self._space, self._directions = name, space, dict(directions)
+        self._sampler, self._seed, self._place = sampler, seed, storage
+        self._running: dict[int, Trial] = {}
+        self._cut_off: list[FrozenTrial] = []
+        self._grid = grid(space, seed) if sampler == "grid" else None
+        with self._stored():
+            self._storage = _open(storage)
+            self._study = self._opened()
+
+    def propose(self) -> Proposal | None:
+        """The next profile; what was cut off comes first. None where a grid has been walked to its end.
+
+        Raises:
+            StorageError: If the storage cannot be used.
+        """
+        with self._stored():
+            trial = self._take_up() if self._cut_off else self._ask()
+            if trial is None:
+                return None
+            profile = self._space.suggest(trial)
+        self._running[trial.number] = trial
+        return Proposal(trial.number, f"{trial.number:05d}-{profile.fingerprint()[:8]}", profile)
+
+    def _take_up(self) -> Trial:
+        cut_off = self._cut_off.pop(0)
+        self._study.sampler = self._sampler_for(cut_off.number)
+        trial = Trial(self._study, cut_off._trial_id)
+        trial.set_user_attr(INTERRUPTED, cut_off.user_attrs.get(INTERRUPTED, 0) + 1)
+        return trial
+
+    def _ask(self) -> Trial | None:
+        known = self._study.get_trials(deepcopy=False)
+        number = next((t.number for t in known if t.state == TrialState.WAITING), len(known))
+        if self._grid is not None and number == len(known):
+            if number >= len(self._grid):
+                return None
+            self._study.enqueue_trial(self._grid[number])
+        self._study.sampler = self._sampler_for(number)
+        return self._study.ask()
+
+    def enqueue(self, profiles: Iterable[CompressionProfile]) -> None:
+        """Try these next: what another study found best, as far as it lies in this one's ranges.
+
+        Raises:
+            StorageError: If the storage cannot be used.
+        """
+        with self._stored():
+            for profile in profiles:
+                parameters = self._space.parameters(profile)
+                if parameters:
+                    self._study.enqueue_trial(parameters, skip_if_exists=True)
+
+    def update(self, result: TrialResult) -> None:
+        """Tell a decided trial. Telling it again changes nothing.
+
+        Raises:
+            StorageError: If the storage cannot be used.
+        """
+        with self._stored():
+            trial = self._running.pop(result.number, None)
+            if trial is not None:
+                self._tell(trial, result)
+
+    def _tell(self, trial: Trial, result: TrialResult, told: Container[str] = ()) -> None:
+        for name, violation in _violations(result).items():
+            if name not in told:
+                trial.set_constraint(name, violation)
+        self._study.tell(trial, self._values(result), STATES[result.state], skip_if_finished=True)
+
+    def _values(self, result: TrialResult) -> list[float] | None:
+        return [result.scores[name] for name in self._directions] if result.state == "complete" else None
+
+    # -- after a kill, and for other constraints --------------------------------------------------------------------
+
+    def recover(self, results: Mapping[int, TrialResult]) -> None:
+        """Bring the storage to what the result files say, and queue again what was cut off.
+
+        Raises:
+            StorageError: If the storage cannot be used.
+        """
+        with self._stored():
+            for number in range(len(self._study.get_trials(deepcopy=False)), max(results, default=-1) + 1):
+                self._study.add_trial(self._finished(results.get(number)))
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if trial.number in results:
+                    self._tell(Trial(self._study, trial._trial_id), results[trial.number], trial.constraints)
+            self._cut_off = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def judge_again(self, results: Mapping[int, TrialResult]) -> None:
+        """Tell every decided trial anew, as other constraints judge it: a trial that was told cannot be changed.
+
+        Where this is cut short, `recover` brings back what is missing.
+
+        Raises:
+            StorageError: If the storage cannot be used.
+        """
+        with self._stored():
+            before = self._study.get_trials()
+            optuna.delete_study(study_name=self._name, storage=self._storage)
+            self._study = self._opened()
+            for trial in before:
+                decided = results.get(trial.number)
+                self._study.add_trial(self._finished(decided, trial.user_attrs) if decided else trial)
+        self.recover(results)
+
+    def _finished(self, result: TrialResult | None, notes: Mapping[str, Any] | None = None) -> FrozenTrial:
+        """A decided trial as the storage holds it; a failed one where its number is all that is known."""
+        if result is None:
+            return create_trial(state=TrialState.FAIL)
+        searched = self._space.distributions()
+        params = self._space.parameters(result.request.profile)
+        return create_trial(
+            state=STATES[result.state],
+            values=self._values(result),
+            params=params,
+            distributions={name: searched[name] for name in params},
+            user_attrs=dict(notes or {}),
+            system_attrs={f"constraints:{name}": violation for name, violation in _violations(result).items()},
+        )
+
+    @property
+    def interrupted(self) -> int:
+        """How often a trial was cut off, over all trials."""
+        taken_up: int = sum(t.user_attrs.get(INTERRUPTED, 0) for t in self._study.get_trials(deepcopy=False))
+        return taken_up + len(self._cut_off)
+
+    # -- what was learnt --------------------------------------------------------------------------------------------
+
+    def importances(self, places: Mapping[int, int]) -> dict[str, float]:
+        """How much each searched knob decides whether a trial is among the best (PED-ANOVA, Watanabe et al. 2023).
+
+        Args:
+            places: Per complete trial its place among them, 0 for the best.
+
+        Returns:
+            Shares per searched name that sum to 1; all 0 where nothing can be told yet.
+        """
+        shares = dict.fromkeys(self._space.distributions(), 0.0)
+        if len(places) >= FEWEST_FOR_IMPORTANCE and shares:
+            with warnings.catch_warnings():
+                # It warns that low targets count as good, and so they are here; that a knob always had one value, or
+                # that too few trials are at hand, leaves the shares at 0.
+                warnings.filterwarnings("ignore", category=UserWarning, module="optuna")
+                found = get_param_importances(
+                    self._study,
+                    evaluator=PedAnovaImportanceEvaluator(),
+                    target=lambda trial: places.get(trial.number, math.nan),
+                )
+            shares |= {name: float(share) for name, share in found.items() if math.isfinite(share)}
+        return shares
+
+    # -- storage ----------------------------------------------------------------------------------------------------
+
+    def _opened(self) -> optuna.Study:
+        return optuna.create_study(
+            study_name=self._name,
+            storage=self._storage,
+            directions=list(self._directions.values()),
+            sampler=RandomSampler(seed=self._seed),
+            load_if_exists=True,
+        )
+
+    def _sampler_for(self, number: int) -> BaseSampler:
+        """A new sampler per proposal, so that a study that was cut short proposes what an uninterrupted one would."""
+        seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{number}".encode()).digest()[:4], "big")
+        with warnings.catch_warnings():
+            # TPE's `group` and NSGA-III: their interface may change, which a pinned version does not.
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return SAMPLERS[self._sampler](seed)
+
+    @contextlib.contextmanager
+    def _stored(self) -> Iterator[None]:
+        try:
+            if isinstance(self._place, Path):
+                with storing(self._place):
+                    yield
+            else:
+                yield
+        except (StorageInternalError, SQLAlchemyError) as error:
+            line = str(error.__cause__ or error).splitlines()[0]
+            raise StorageError(
+                f"Optuna's database {_without_password(str(self._place))} cannot be used ({line}): check storage.optuna"
+            ) from None
+
+
+class _KernelLock(JournalFileOpenLock):
+    """Optuna's lock on its journal, held by the kernel: it ends with its owner, and never has to be broken."""
+
+    def __init__(self, journal: Path) -> None:
+        super().__init__(str(journal))
+        self._journal, self._held = journal, -1
+
+    def acquire(self) -> bool:
+        self._held = os.open(self._journal, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        os.close(self._held)
+
+
+def _open(storage: Path | str | None) -> BaseStorage:
+    if not isinstance(storage, Path):
+        return optuna.storages.get_storage(storage)
+    storage.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return JournalStorage(JournalFileBackend(str(storage), lock_obj=_KernelLock(storage)))
+    except ValueError as error:
+        raise StorageError(
+            f"the journal {storage} is damaged ({error}): move it away, and it is written anew from the results"
+        ) from None
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+
+
+def _violations(result: TrialResult) -> dict[str, float]:
+    """What Optuna is told of the constraints; infinity would be more than a database holds."""
+    return {n: min(v, WORST) for n, v in result.constraints.items()} if result.state != "failed" else {}

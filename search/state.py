@@ -1,0 +1,78 @@
+"""What a study remembers between two runs beside its results: small, and written anew whenever it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from search.home import StudyFolder, driver, read_json, write_json
+
+SCHEMA = 1
+#: ``stopped`` was asked for; ``interrupted`` is a driver that died.
+Phase = Literal["new", "running", "complete", "stopped", "interrupted"]
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of a study.
+
+    Args:
+        phase: Where it is.
+        reason: Why it ended, one line; "" while it runs.
+        folder: Where relative paths of its file start.
+        file: The file of the latest run, as TOML.
+        judged: The constraints by which Optuna was told of the trials.
+        task_hash: What the task was made of.
+        baseline: The measures of the network before compression.
+        seconds: Wall time of all runs.
+        interrupted: How often a trial was cut off by the end of its driver.
+        ray: A folder outside of the home that Ray uses, because the home's path is too long for it.
+        origin: The study whose best profiles were tried first.
+        mlflow_uri: Where the runs are recorded.
+    """
+
+    phase: Phase = "new"
+    reason: str = ""
+    folder: str = ""
+    file: str = ""
+    judged: Mapping[str, str] = field(default_factory=dict)
+    task_hash: str = ""
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    interrupted: int = 0
+    ray: str | None = None
+    origin: str | None = None
+    mlflow_uri: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form; the inverse of :meth:`from_dict`."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> State:
+        """Read what :meth:`to_dict` wrote; what a later version added is left alone."""
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+
+
+def read_state(folder: StudyFolder) -> State:
+    """The state as it is now: ``running`` only while its driver lives.
+
+    Raises:
+        StorageError: If it cannot be read.
+    """
+    if not folder.state.exists():
+        return State()
+    state = State.from_dict(read_json(folder.state))
+    if state.phase == "running" and driver(folder) is None:
+        return replace(state, phase="interrupted", reason="its driver ended without a word: run it again to go on")
+    return state
+
+
+def write_state(folder: StudyFolder, state: State) -> None:
+    """Keep the state.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    write_json(folder.state, state.to_dict())

@@ -1,0 +1,164 @@
+"""The tables of a study file: their keys, types and bounds, and how a broken rule is said in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from objectives.objective import Direction
+from search.home import STUDY_NAME
+from spaces.policy import nearest
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(duration: str) -> float:
+    """``"90m"`` in seconds.
+
+    Raises:
+        ValueError: If it is no number with a unit, or not positive.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", duration.strip())
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f'a duration must be a number and a unit, but is {duration!r}: write "30s", "90m" or "4h"')
+    return float(match[1]) * SECONDS[match[2]]
+
+
+class Table(BaseModel):
+    """A table of the file: frozen, strict, and its unknown keys are errors that name the nearest known key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_keys(cls, data: object) -> object:
+        if not isinstance(data, Mapping):
+            raise ValueError("it must be a table of keys, but is not: write it as [table] with key = value lines")
+        for key in data:
+            if key not in cls.model_fields:
+                raise ValueError(f"there is no key {key!r}: {nearest(key, cls.model_fields)}")
+        return data
+
+
+class StudyTable(Table):
+    """``[study]``: its name, how long it goes on, and who proposes."""
+
+    name: str
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    trials: int = Field(default=50, ge=1)
+    time_limit: str | None = None
+    sampler: Literal["tpe", "nsga2", "nsga3", "gp", "random", "grid"] = "tpe"
+    stop_when: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if not STUDY_NAME.fullmatch(name):
+            raise ValueError(f"must be letters, digits, '.', '_' and '-', at most 64, but is {name!r}: rename it")
+        return name
+
+    @field_validator("time_limit")
+    @classmethod
+    def _is_a_duration(cls, duration: str | None) -> str | None:
+        if duration is not None:
+            seconds(duration)
+        return duration
+
+
+class TaskTable(Table):
+    """``[task]``: a short name, ``pkg.module:Name`` or ``file.py:Name``, and its arguments."""
+
+    target: str = Field(min_length=1)
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class Goal(Table):
+    """One objective: which way is better and, for what is measured on the clock, how it is measured.
+
+    ``accuracy = "maximize"`` is short for ``accuracy = {direction = "maximize"}``.
+    """
+
+    direction: Direction
+    batch: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    runtime: Literal["onnxruntime", "eager"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        return data if isinstance(data, Mapping) else {"direction": data}
+
+
+class Confirm(Table):
+    """The finalists again, with fresh seeds and the full budget."""
+
+    top: int = Field(default=5, ge=1)
+    seeds: int = Field(default=3, ge=1)
+
+
+class BudgetTable(Table):
+    """``[budget]``: how long a trial trains, and which trials are stopped early."""
+
+    epochs: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    iterations: int = Field(default=6, ge=1)
+    scheduler: Literal["none", "asha", "mo-asha"] = "none"
+    eta: int = Field(default=3, ge=2)
+    grace: int = Field(default=1, ge=1)
+    timeout: str | None = None
+    confirm: Confirm | None = None
+
+    @field_validator("timeout")
+    @classmethod
+    def _is_a_duration(cls, duration: str | None) -> str | None:
+        return StudyTable._is_a_duration(duration)
+
+
+class ResourcesTable(Table):
+    """``[resources]``: how many trials run at once, and what each of them gets."""
+
+    concurrent: int = Field(default=1, ge=1)
+    cpu: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    gpu: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    address: str | None = None
+    runner: Literal["tune", "inline"] = "tune"
+
+
+class StorageTable(Table):
+    """``[storage]``: databases shared with others; left out, everything is in the home."""
+
+    optuna: str | None = None
+    mlflow: str | None = None
+
+
+def one_line(error: ValidationError) -> str:
+    """The first thing that is wrong, as rule, value and remedy."""
+    details = error.errors()
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return _phrase(details[0]) + more
+
+
+def _phrase(detail: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in detail["loc"])
+    value, kind = detail["input"], detail["type"]
+    if kind == "missing":
+        return f"{where} is missing: add it"
+    if kind == "value_error":
+        message = str(detail["ctx"]["error"])
+        return f"{where}: {message}" if where else message
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        return f"{where} must be one of {', '.join(choices)}, but is {shown(value)}: {nearest(value, choices)}"
+    if kind == "too_short":
+        return f"{where} must name at least one, but is empty: add one"
+    rule = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{where} must be {rule}, but is {shown(value)}: correct it"
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it."""
+    return "left out" if value is None else json.dumps(value, default=str)
