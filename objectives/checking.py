@@ -81,7 +81,9 @@ def _check_split(task: Task, network: nn.Module, split: Split) -> None:
     if not isinstance(loss, Tensor) or loss.dim() != 0:
         raise TaskError(f"loss must return a scalar tensor, but returned {_kind(loss)}: take the mean over the batch")
     if not bool(torch.isfinite(loss)):
-        raise TaskError(f"loss must be finite on the trained network, but is {float(loss)} on {split}: check the data")
+        raise TaskError(
+            f"loss must be finite on the trained network, but is {float(loss.detach())} on {split}: check the data"
+        )
     if not loss.requires_grad:
         raise TaskError("loss must have a gradient, but has none: do not detach the outputs or freeze every parameter")
     with _step("score"), torch.no_grad():
@@ -128,7 +130,7 @@ def _equal(one: Batch, other: Batch) -> bool:
 def _kind(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
+    return type(value).__name__
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from objectives.task import Batch, Split
+from objectives.task import Split
 from spaces.errors import TaskError
 
 #: (images_NCHW uint8, labels_N int64)
@@ -66,7 +66,7 @@ class ImageBatches:
     def __len__(self) -> int:
         return -(-len(self.labels) // self.size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.shuffle_seed is None:
             for start in range(0, len(self.labels), self.size):
                 part = slice(start, start + self.size)
