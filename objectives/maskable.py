@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-_CONVOLUTIONS = (
+CONVOLUTIONS = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
@@ -44,7 +44,7 @@ def maskable(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _is_connection(module: nn.Module, name: str) -> bool:
-    if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+    if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
         return name == "weight"
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return name.startswith(("weight_ih", "weight_hh"))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from objectives.maskable import CONVOLUTIONS
 from objectives.mode import evaluating
 from objectives.outcome import Outcome
 from objectives.task import Inputs, call
@@ -17,15 +18,6 @@ from spaces.ledger import Ledger
 
 #: A boolean mask per weight, by qualified name.
 Masks = Mapping[str, Tensor]
-
-_CHANNELS_AT_1 = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 
 
 def plasticity(outcome: Outcome) -> float:
@@ -99,7 +91,7 @@ def dormant(network: nn.Module, batches: Iterable[Inputs], tau: float = 0.025) -
 
     handles = []
     for name, module in network.named_modules():
-        if isinstance(module, (*_CHANNELS_AT_1, nn.Linear)):
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             dimension = -1 if isinstance(module, nn.Linear) else 1
             handles.append(module.register_forward_pre_hook(watch(name, dimension)))  # type: ignore[arg-type]
     try:
