@@ -126,9 +126,12 @@ class NetworkTracer(fx.Tracer):
             raise UntraceableError("it computes with a weight in a way that tracing does not see")
         self._drop_answered_questions(graph)
         for node in graph.nodes:
+            node.type = None
             # Else the code of the graph would call torch.fx.wrap, which changes every later trace of the process.
             if node.target in _MAKERS or getattr(node.target, "__module__", "") == "math":
                 node.meta.pop("is_wrapped", None)
+        # A copy of the graph needs no tracer, and this one belongs to one network.
+        graph._tracer_cls = None
         return graph, {name: made[name] for name in sorted(made)}
 
     # -- what torch.fx asks ------------------------------------------------------------------------------------------
