@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search.record.frames import frames, tabulate, tabulate_books
+from search.record.frames import tabulate
 from search.record.report import member_files, study_files
 from search.record.runs import FrontMember, Record
 
-__all__ = ["FrontMember", "Record", "frames", "member_files", "study_files", "tabulate", "tabulate_books"]
+__all__ = ["FrontMember", "Record", "member_files", "study_files", "tabulate"]

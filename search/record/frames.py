@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,44 +15,7 @@ from dashboards.frames import (
     Direction,
     Frames,
 )
-from search.books import Books
-from search.home import Home
 from search.result import TrialResult
-from search.state import read_state
-from search.study_file import StudyFile
-
-
-def frames(home: Home, study: str) -> Frames:
-    """The tables of a study as it stands, also while it runs.
-
-    Args:
-        home: The folder of all state.
-        study: The study's name.
-
-    Raises:
-        StudyError: If there is no such study.
-        StorageError: If a file of it cannot be read.
-    """
-    folder = home.existing(study)
-    state = read_state(folder)
-    file = StudyFile.parse(state.file or folder.file.read_text(encoding="utf-8"), Path(state.folder or folder.root))
-    books = Books(file.directions, file.criteria, state.baseline)
-    if state.baseline:  # without one nothing is decided, and no relative constraint has a bound
-        books.read(folder)
-    return tabulate_books(books, study=study, constraints=file.constraints)
-
-
-def tabulate_books(books: Books, *, study: str, constraints: Mapping[str, str]) -> Frames:
-    """The tables of a study whose books are at hand."""
-    return tabulate(
-        books.results.values(),
-        study=study,
-        directions=books.directions,
-        front=[result.number for result in books.front()],
-        baseline=books.baseline,
-        constraints=constraints,
-        bounds={criterion.name: criterion.bound(books.baseline) for criterion in books.criteria if books.baseline},
-    )
 
 
 def tabulate(
@@ -85,7 +47,7 @@ def tabulate(
         baseline=dict(baseline or {}),
         constraints=dict(constraints or {}),
         bounds=dict(bounds or {}),
-        trials=_table((_trial(result, on_front) for result in ordered), TRIAL_COLUMNS),
+        trials=_table((_trial(result, on_front) for result in ordered), (*TRIAL_COLUMNS, *directions)),
         series=_table((row for result in ordered for row in _series(result)), SERIES_COLUMNS),
         layers=_table(({"number": r.number, **layer} for r in ordered for layer in r.layers), LAYER_COLUMNS),
         events=_table((row for result in ordered for row in _events(result)), EVENT_COLUMNS),

@@ -1,0 +1,135 @@
+"""How often a policy acts in one trial: its values mean nothing where it hardly does.
+
+Schedules are shares of the budget, so in a short budget a policy may come down to one cut, and a search over its other
+knobs would compare noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from spaces import POLICIES
+from spaces.policy import Harsher, Value
+from spaces.space import SearchSpace
+
+Corner = Literal["mildest", "middle", "harshest"]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """How often a policy acts in one trial.
+
+    Args:
+        fewest: At the point of the space where the most is missing.
+        most: Over the whole space.
+        wanted: At that point; fewer are refused.
+    """
+
+    fewest: int
+    most: int
+    wanted: int
+
+    @property
+    def enough(self) -> bool:
+        return self.fewest >= self.wanted
+
+
+def decisions(space: SearchSpace, policy: str, steps: int) -> Decisions:
+    """The extremes over the ends of every knob on which it depends how often the policy acts.
+
+    Args:
+        space: Has the policy.
+        policy: Its name.
+        steps: Optimizer steps of a trial.
+    """
+    found = [_acts(space, values, policy, steps) for values in _ends_that_matter(space, policy, steps)]
+    fewest, wanted = min(found, key=lambda pair: pair[0] - pair[1])
+    return Decisions(fewest, max(count for count, _ in found), wanted)
+
+
+def enough_steps(space: SearchSpace, policy: str, steps: int) -> int | None:
+    """A budget in which the policy acts often enough, a fifth above the least at most; None where none does."""
+    for _ in range(60):
+        steps += max(1, steps // 5)
+        if decisions(space, policy, steps).enough:
+            return steps
+    return None
+
+
+def _acts(space: SearchSpace, values: Mapping[str, Value], policy: str, steps: int) -> tuple[int, int]:
+    """How often the policy acts at one point of the space, and how often it must."""
+    profile = space.profile(values)
+    acting = profile.policies[policy].within(profile.policies)
+    return len(acting.decision_steps(steps)), acting.wanted_decisions()
+
+
+def _ends_that_matter(space: SearchSpace, policy: str, steps: int) -> list[dict[str, Value]]:
+    """Points at all combinations of the ends of the knobs that matter, the others in the middle.
+
+    A knob may matter only under another one's choice, so those that act under what was found are looked at again.
+    """
+    middle: dict[str, Value] = point_at(space, "middle") | {f"{policy}.on": True}
+    names = [name for name in space.distributions() if "@" not in name and name != f"{policy}.on"]
+    matter = [name for name in names if _matters(space, [middle], name, policy, steps)]
+    while True:
+        points = [middle | chosen for chosen in _combinations(space, matter)]
+        others = [name for name in names if name not in matter and _owners(name) & set(matter)]
+        more = [name for name in others if _matters(space, points, name, policy, steps)]
+        if not more:
+            return points
+        matter += more
+
+
+def _owners(name: str) -> set[str]:
+    """The knobs whose choices decide whether this one acts."""
+    policy, _, knob = name.partition(".")
+    if knob == "on":
+        return set()
+    owners = {w.knob if "." in w.knob else f"{policy}.{w.knob}" for w in POLICIES[policy].knob(knob).when}
+    return owners.union(*(_owners(owner) for owner in owners))
+
+
+def _matters(space: SearchSpace, points: list[dict[str, Value]], name: str, policy: str, steps: int) -> bool:
+    options = ends(space.distributions()[name])
+    return any(len({_acts(space, point | {name: end}, policy, steps) for end in options}) > 1 for point in points)
+
+
+def _combinations(space: SearchSpace, names: list[str]) -> Iterator[dict[str, Value]]:
+    options = [ends(space.distributions()[name]) for name in names]
+    for chosen in itertools.product(*options):
+        yield dict(zip(names, chosen, strict=True))
+
+
+def ends(distribution: BaseDistribution) -> tuple[Value, ...]:
+    """All choices, or both ends of a range."""
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return (distribution.low, distribution.high)
+    return tuple(cast(Value, choice) for choice in cast(CategoricalDistribution, distribution).choices)
+
+
+def point_at(space: SearchSpace, which: Corner) -> dict[str, Value]:
+    """A value for every searched name at a corner of the space, also for those that do not act there."""
+    point: dict[str, Value] = {}
+    for name, distribution in space.distributions().items():
+        policy, _, knob = name.partition("@")[0].partition(".")
+        harsher = None if knob == "on" else POLICIES[policy].knob(knob).harsher
+        if not isinstance(distribution, FloatDistribution | IntDistribution):
+            point[name] = ends(distribution)[0]
+        elif harsher is None or which == "middle":
+            point[name] = _middle(distribution)
+        else:
+            upper = (harsher is Harsher.UP) == (which == "harshest")
+            point[name] = distribution.high if upper else distribution.low
+    return point
+
+
+def _middle(distribution: FloatDistribution | IntDistribution) -> float | int:
+    low, high = distribution.low, distribution.high
+    middle = math.sqrt(low * high) if distribution.log else (low + high) / 2
+    return round(middle) if isinstance(distribution, IntDistribution) else middle
