@@ -26,6 +26,8 @@ class Recipe:
             rest (Hinton et al. 2015).
         temperature: Of the distillation, > 0.
         adaptive: Start lower where the profile removes little (Zimmer et al. 2023, ALLR).
+        precision: Of the forward pass in training, ``fp32`` or ``bf16`` (automatic mixed precision); figures are always
+            measured in float32.
     """
 
     optimizer: str = "sgd"
@@ -35,10 +37,12 @@ class Recipe:
     distillation: float = 0.0
     temperature: float = 2.0
     adaptive: bool = False
+    precision: str = "fp32"
 
 
-def recipe_for(task: Task, finetuning: FinetuningPolicy | None) -> Recipe:
-    """The recipe of a trial: the task's own (``task.recipe``, a mapping) where it has one, then the profile's knobs.
+def recipe_for(task: Task, finetuning: FinetuningPolicy | None, precision: str | None = None) -> Recipe:
+    """The recipe of a trial: the task's own (``task.recipe``, a mapping), then the profile's knobs, then the study's
+    precision.
 
     Raises:
         TaskError: If ``task.recipe`` names an unknown constant.
@@ -53,7 +57,7 @@ def recipe_for(task: Task, finetuning: FinetuningPolicy | None) -> Recipe:
     if finetuning is not None:
         knobs: dict[str, Any] = dict(finetuning.values())
         recipe = replace(recipe, **knobs)
-    return recipe
+    return replace(recipe, precision=precision) if precision is not None else recipe
 
 
 def learning_rate_at(step: int, steps: int, start: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from spaces.ledger import Ledger
@@ -42,10 +42,12 @@ class Budget:
     Args:
         epochs: Passes over the training split, > 0, fractions allowed.
         iterations: Into how many parts the training is cut; after each comes a report and a checkpoint.
+        precision: ``fp32`` or ``bf16`` for the training's forward passes; None leaves it to the task's recipe.
     """
 
     epochs: float = 1.0
     iterations: int = 6
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class TrialRequest:
             "key": self.key,
             "profile": self.profile.to_dict(),
             "seed": self.seed,
-            "budget": {"epochs": self.budget.epochs, "iterations": self.budget.iterations},
+            "budget": asdict(self.budget),
         }
 
     @classmethod

@@ -17,7 +17,7 @@ from objectives.plasticity import churn, dormant, explored, recovery, regrown_su
 from objectives.task import Inputs, Task
 from search.checkpoint import Checkpoints
 from search.export import save_network
-from search.finetune import DivergedError, Finetuning, recalibrate, steps_per_epoch
+from search.finetune import DivergedError, Finetuning, in_fast_layout, recalibrate, steps_per_epoch
 from search.recipe import Recipe, adaptive_start, recipe_for
 from search.result import Report, TrialRequest, TrialResult
 from search.scoring import layer_rows, measure, metrics_of, scores_of
@@ -119,7 +119,7 @@ class Trial:
         self._request, self._task, self._measures, self._baseline = request, task, measures, baseline
         self._device = device
         self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
-        recipe = recipe_for(task, request.profile.get(FinetuningPolicy))
+        recipe = recipe_for(task, request.profile.get(FinetuningPolicy), request.budget.precision)
         steps = max(1, round(request.budget.epochs * steps_per_epoch(task)))
         self._site = _site(request, task, recipe, steps, device)
         self._mechanisms = mechanisms_for(request.profile)
@@ -224,7 +224,7 @@ class Trial:
 def _site(request: TrialRequest, task: Task, recipe: Recipe, steps: int, device: str) -> Site:
     inputs = task.example_inputs()
     network, untraceable = prepared(task.network(), inputs)
-    network.to(device)
+    network = in_fast_layout(network.to(device))
     connectivity = Connectivity(network)
     optimizer = TrainingOptimizer(network.parameters(), recipe)
     connectivity.optimizer = optimizer

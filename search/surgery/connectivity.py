@@ -71,7 +71,8 @@ class Connectivity:
 
     def recount(self) -> dict[str, int]:
         """Active connections per layer, counted from the masks."""
-        return {name: int(mask.sum()) for name, mask in self.masks.items()}
+        left = dict.fromkeys(self._active, 0)
+        return left | {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
 
     def free(self, layer: str) -> Tensor | None:
         """Entries of a layer that no masked channel covers; None where none is covered."""
@@ -85,11 +86,11 @@ class Connectivity:
 
     def survived(self) -> int:
         """Connections that were created at some time and are active now."""
-        return sum(int((self.masks[name] & self.ever_created[name]).sum()) for name in self.masks)
+        return sum(int((self.masks[name] & self.ever_created[name]).count_nonzero()) for name in self.masks)
 
     def ever_pruned(self) -> int:
         """Distinct connections that were off at some time."""
-        return sum(int(mask.sum()) for mask in self._ever_pruned.values())
+        return sum(int(mask.count_nonzero()) for mask in self._ever_pruned.values())
 
     def ever_active(self) -> dict[str, Tensor]:
         """Which connections were active at some time: all, where the network started dense."""
@@ -99,6 +100,40 @@ class Connectivity:
         """The books so far; changes of one reason within one iteration and layer stand in one line."""
         events = tuple(Event(*key, created, pruned) for key, (created, pruned) in self._booked.items())
         return Ledger(events, dict(self._start), dict(receipts or {}))
+
+    # -- what joins and leaves ------------------------------------------------------------------------------------
+
+    def adopt(self, layer: str, lr_factor: float = 1.0) -> None:
+        """Take in a weight that has joined the network, all of it off: its connections are then created one by one.
+
+        Args:
+            layer: Its name in the network.
+            lr_factor: Its share of the learning rate.
+        """
+        weight = self._network.get_parameter(layer)
+        self.weights[layer] = weight
+        self.masks[layer] = torch.zeros_like(weight, dtype=torch.bool)
+        self._off[layer] = torch.ones_like(weight, dtype=torch.bool)
+        self._ever_pruned[layer] = torch.zeros_like(weight, dtype=torch.bool)
+        self.ever_created[layer] = torch.zeros_like(weight, dtype=torch.bool)
+        self._active[layer], self._start[layer] = 0, 0
+        with torch.no_grad():
+            weight.zero_()
+        if self.optimizer is not None:
+            self.optimizer.adopt([weight], lr_factor)
+
+    def retire(self, layer: str, policy: str, reason: str) -> int:
+        """Switch off all that is left of a weight that leaves the network; its lines stay in the books.
+
+        Returns:
+            How many connections were switched off.
+        """
+        count = self.prune(layer, self.masks[layer], policy, reason)
+        if self.optimizer is not None:
+            self.optimizer.release([self.weights[layer]])
+        for tensors in (self.weights, self.masks, self._off, self._ever_pruned, self.ever_created, self._closings):
+            tensors.pop(layer, None)
+        return count
 
     # -- what changes -----------------------------------------------------------------------------------------------
 
@@ -116,7 +151,7 @@ class Connectivity:
             How many were switched off.
         """
         goes = where & self.masks[layer]
-        count = int(goes.sum())
+        count = int(goes.count_nonzero())
         if count:
             self.masks[layer] &= ~goes
             self._off[layer] |= goes
@@ -144,7 +179,7 @@ class Connectivity:
             How many were switched on.
         """
         comes = where & self.revivable(layer)
-        count = int(comes.sum())
+        count = int(comes.count_nonzero())
         if count:
             self.masks[layer] |= comes
             self._off[layer] &= ~comes
@@ -230,13 +265,15 @@ class Connectivity:
 
     def state(self) -> dict[str, Tensor]:
         """Masks, shadows and books as tensors; the inverse of :meth:`load_state`."""
-        names, policies, reasons = list(self.masks), *self._vocabulary()
+        names, policies, reasons = list(self._start), *self._vocabulary()
         rows = [
             [iteration, names.index(layer), policies.index(policy), reasons.index(reason), created, pruned]
             for (iteration, layer, policy, reason), (created, pruned) in self._booked.items()
         ]
         state = {
             "books": torch.tensor(rows, dtype=torch.int64).reshape(-1, 6),
+            "layers": _encode(names),
+            "starts": torch.tensor(list(self._start.values()), dtype=torch.int64),
             "policies": _encode(policies),
             "reasons": _encode(reasons),
             "iteration": torch.tensor(self.iteration),
@@ -247,7 +284,9 @@ class Connectivity:
 
     def load_state(self, state: Mapping[str, Tensor], closed: Mapping[tuple[str, int], Channel] | None = None) -> None:
         """Take up what :meth:`state` gave; `closed` are the masked channels, which the caller can name."""
-        names, policies, reasons = list(self.masks), _decode(state["policies"]), _decode(state["reasons"])
+        names, starts = _decode(state["layers"]), state["starts"].tolist()
+        policies, reasons = _decode(state["policies"]), _decode(state["reasons"])
+        self._start = dict(zip(names, starts, strict=True))
         self.iteration = int(state["iteration"])
         self._booked = {
             (iteration, names[layer], policies[policy], reasons[reason]): (created, pruned)
@@ -265,6 +304,7 @@ class Connectivity:
                 }
             )
         self._off = {name: ~mask for name, mask in self.masks.items()}
+        self._active = dict.fromkeys(names, 0)
         self._active = self.recount()
         self.closed = dict(closed or {})
 

@@ -34,7 +34,8 @@ def finalize(site: Site, mechanisms: Sequence[Mechanism]) -> nn.Module:
 def plain(site: Site) -> nn.Module:
     """The plain network of a site whose mechanisms have let go, or of a copy that none works on."""
     site.connectivity.enter_zeros()
-    network = copy.deepcopy(site.network).eval().cpu()
+    network: nn.Module = copy.deepcopy(site.network).eval().cpu()
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.zero_grad(set_to_none=True)
     closed = list(site.connectivity.closed.values())
     if not closed:

@@ -135,7 +135,7 @@ class Reconnection(Mechanism):
             flipped = {name: -score for name, score in wanted.items()}
             chosen = lowest_overall(flipped, count, among)
         else:
-            capacity = {name: int(among[name].sum()) for name in among}
+            capacity = {name: int(among[name].count_nonzero()) for name in among}
             chosen = {
                 name: highest(wanted[name], share, among[name])
                 for name, share in apportion(count, self._shares(dropped), capacity).items()

@@ -20,18 +20,40 @@ def lowest(scores: Tensor, count: int, among: Tensor) -> Tensor:
     Returns:
         Boolean, of the same shape, with exactly ``min(count, among.sum())`` entries set.
     """
-    chosen = torch.zeros_like(among)
-    candidates = scores[among]
-    count = min(count, candidates.numel())
+    available = int(among.count_nonzero())
+    if count >= available:
+        return among.clone()
     if count <= 0:
-        return chosen
-    # A k-th value is linear in the number of candidates, where a sort is not.
-    threshold = candidates.kthvalue(count).values
-    below = candidates < threshold
-    ties = (candidates == threshold).nonzero().squeeze(1)[: count - int(below.sum())]
-    below[ties] = True
-    chosen[among] = below
+        return torch.zeros_like(among)
+    masked = scores.masked_fill(~among, math.inf)
+    threshold = _kth_smallest(masked.flatten(), count)
+    chosen = masked < threshold
+    missing = count - int(chosen.count_nonzero())
+    ties = (masked == threshold).flatten().nonzero().squeeze(1)[:missing]
+    chosen.view(-1)[ties] = True
     return chosen
+
+
+def _kth_smallest(values: Tensor, k: int) -> Tensor:
+    """The k-th smallest value, from 1. A sample brackets it, so that of many values few are looked at twice."""
+    total = values.numel()
+    if total < 1 << 18:
+        return values.kthvalue(k).values
+    sample = values[:: total // 65536].sort().values
+    share = k / total
+    margin = 5 * math.sqrt(len(sample) * share * (1 - share)) + 8
+    low, high = math.floor(share * len(sample) - margin), math.ceil(share * len(sample) + margin)
+    inside = torch.ones_like(values, dtype=torch.bool)
+    below = 0
+    if low >= 0:
+        above_low = values >= sample[low]
+        below, inside = total - int(above_low.count_nonzero()), above_low
+    if high < len(sample):
+        inside = inside & (values <= sample[high])
+    bracket = values[inside]
+    if 1 <= k - below <= bracket.numel():
+        return bracket.kthvalue(k - below).values
+    return values.kthvalue(k).values
 
 
 def highest(scores: Tensor, count: int, among: Tensor) -> Tensor:
@@ -58,8 +80,12 @@ def lowest_overall(
 
 
 def best_entry(scores: Tensor, among: Tensor) -> Tensor:
-    """The single highest entry, so that it can be spared; none where `among` is empty."""
-    return highest(scores, 1, among)
+    """The single highest entry, so that it can be spared; none where `among` is empty, ties go to the lower index."""
+    chosen = torch.zeros_like(among, memory_format=torch.contiguous_format)
+    ranked = scores.masked_fill(~among, -math.inf)
+    if among.any():
+        chosen.view(-1)[int((ranked == ranked.max()).flatten().nonzero()[0])] = True
+    return chosen
 
 
 def room_in_groups(scores: Tensor, mask: Tensor, keep: int, of: int) -> Tensor:

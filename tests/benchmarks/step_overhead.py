@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from objectives.task import Batch, Split
-from objectives.tasks.resnet import resnet
+from objectives.tasks.resnet import ResNet
 from search.finetune import Finetuning
 from search.recipe import Recipe
 from search.surgery.connectivity import Connectivity
@@ -116,11 +116,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=160)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = {f"resnet20_batch{b}": compare(lambda: resnet(20), b, (3, 32, 32), args.steps) for b in (32, 128)}
-    rows["mlp25m_batch128"] = compare(large_mlp, 128, (3, 32, 32), args.steps)
+    rows = {f"resnet20_batch{b}": compare(lambda: ResNet(20), b, (3, 32, 32), args.steps) for b in (32, 128)}
+    rows["mlp25m_batch128"] = compare(large_mlp, 128, (3, 32, 32), args.steps // 2)
     report = {f"ratio_{name}": round(row["ratio"], 4) for name, row in rows.items()}
     print(json.dumps(report | {"threads": args.threads} | rows, indent=None if args.json else 2))
 
