@@ -1,0 +1,89 @@
+"""`pleach ui`: the MLflow UI on the home's database, for this machine only."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+
+from search.console import err
+from search.home import Home
+from search.record.server import run_url, server_command, server_environment
+from search.study import Study
+from spaces.errors import StorageError
+
+#: Seconds in which a server must answer.
+PATIENCE = 90.0
+
+
+def serve_ui(home: Home, name: str | None, *, port: int, browser: bool) -> None:
+    """Serve until the server ends or Ctrl-C.
+
+    Args:
+        home: Whose database.
+        name: Open at this study; the list of experiments if left out.
+        port: 0 takes a free one.
+        browser: Whether to open the browser.
+
+    Raises:
+        StudyError: If there is no study of that name.
+        StorageError: If the port is taken, or the server does not start.
+    """
+    console = err()
+    study = Study.load(name, home) if name else None
+    summary = study.summary() if study else None
+    uri = summary["mlflow_uri"] if summary else home.mlflow_uri
+    if uri.startswith(("http://", "https://")):
+        console.print(f"this study is recorded on a server: {uri}", markup=False)
+        return
+    port = _free_port(port)
+    page = f"http://127.0.0.1:{port}/"
+    if study is not None:
+        page += run_url(uri, study.task_name, study.name, home.artifacts)
+    server = subprocess.Popen(server_command(uri, port), env=server_environment(home.root), cwd=home.root)
+    try:
+        _await(server, port)
+        console.print(f"{page}\nCtrl-C ends it.", markup=False)
+        if browser:
+            webbrowser.open(page)
+        server.wait()
+    except KeyboardInterrupt:
+        console.print("ended", markup=False)
+    finally:
+        _end(server)
+
+
+def _free_port(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StorageError(f"port {port} must be free, but is not ({error.strerror}): use --port 0") from None
+        return int(probe.getsockname()[1])
+
+
+def _await(server: subprocess.Popen[bytes], port: int) -> None:
+    began = time.monotonic()
+    while time.monotonic() - began < PATIENCE:
+        if server.poll() is not None:
+            raise StorageError(f"the MLflow server must keep running, but ended with {server.returncode}: see above")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise StorageError(f"the MLflow server must answer within {PATIENCE:.0f} s, but does not: see above")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, and make it."""
+    server.terminate()
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
