@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from search.artifact.encoding import decode, encode
 from search.artifact.modules import declare_modules, describe_modules
-from search.artifact.names import identifier, split
+from search.artifact.names import identifier, shown, split
 from search.artifact.targets import ATTRIBUTES, check_method, function_name, function_named
 from search.artifact.tensors import declare_tensors, describe_tensors, fill, tensors, ties
 from spaces.errors import ExportError
@@ -24,8 +24,6 @@ SCHEMA = 1
 LIMIT_BYTES = 8 * 2**30
 _NODES = 200_000
 _KEYS = {"schema", "nodes", "modules", "tensors", "ties"}
-#: Names that the code of a graph uses itself.
-_TAKEN = ("self", "torch")
 
 
 def write_architecture(network: fx.GraphModule) -> dict[str, Any]:
@@ -158,12 +156,12 @@ def _read_target(
     if op == "get_attr" and target in named and not args and not kwargs:
         split(target)
         return target
-    if op == "placeholder" and identifier(target) not in _TAKEN and not kwargs and _constants(args):
+    if op == "placeholder" and identifier(target) and not kwargs and _constants(args):
         return target
     if op == "output" and target == "output" and len(args) == 1 and not kwargs:
         return target
     raise ExportError(
-        f"a stored node must be one that torch.fx makes, but one is {op!r} of {target!r}: export it again"
+        f"a stored node must be one that torch.fx makes, but one is {shown(op)} of {shown(target)}: export it again"
     )
 
 
@@ -175,5 +173,5 @@ def _constants(args: tuple[Any, ...]) -> bool:
 def _check_getattr(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     if len(args) != 2 or kwargs or not isinstance(args[0], fx.Node) or str(args[1]) not in ATTRIBUTES:
         raise ExportError(
-            f"a stored graph may read shape, dtype and such of a tensor, but reads {args[1:]!r}: do that in a module"
+            f"a stored graph may read shape, dtype and such of a tensor, but reads {shown(args[1:])}: use a module"
         )

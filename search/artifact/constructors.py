@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from search.artifact.encoding import decode, encode
+from search.artifact.names import shown
 from search.surgery.modes import ByMode
 from spaces.errors import ExportError
 
@@ -161,7 +162,8 @@ def build(data: object, depth: int = 0) -> nn.Module:
     kind = CLASSES.get(data["class"]) if isinstance(data["class"], str) else None
     if kind is None:
         raise ExportError(
-            f"a stored network may hold modules of torch.nn only, but names {data['class']!r}: do not trust this file"
+            f"a stored network may hold modules of torch.nn only, but names {shown(data['class'])}: "
+            "do not trust this file"
         )
     known = {argument.rstrip("?").partition("=")[0] for argument in _ARGUMENTS[kind]}
     if set(data["args"]) != known or depth > _DEPTH:

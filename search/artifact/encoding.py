@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from search.artifact.names import shown
 from spaces.errors import ExportError
 
 _DTYPES: Mapping[str, torch.dtype] = {
@@ -192,6 +193,6 @@ def _text(value: object) -> str:
 
 
 def _unreadable(value: object) -> ExportError:
-    shown = repr(value)
-    shown = shown if len(shown) < 80 else f"{shown[:77]}..."
-    return ExportError(f"a stored argument must be of a kind that this version writes, but is {shown}: export it again")
+    return ExportError(
+        f"a stored argument must be of a kind that this version writes, but is {shown(value)}: export it again"
+    )

@@ -12,6 +12,8 @@ from spaces.errors import ExportError
 _ATOM = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}", re.ASCII)
 _DEPTH = 64
+#: Names that the code of a graph uses itself.
+_TAKEN = ("self", "torch")
 
 
 def split(name: object) -> tuple[tuple[str, ...], str]:
@@ -24,7 +26,7 @@ def split(name: object) -> tuple[tuple[str, ...], str]:
     if len(atoms) > _DEPTH or not all(_ATOM.fullmatch(atom) and not keyword.iskeyword(atom) for atom in atoms):
         raise ExportError(
             f"a stored module or tensor must have a name of letters, digits, - and _ with dots between, but one has "
-            f"{_shown(name)}: rename it"
+            f"{shown(name)}: rename it"
         )
     if hasattr(fx.GraphModule, atoms[0]):
         raise ExportError(
@@ -39,8 +41,8 @@ def identifier(name: object) -> str:
     Raises:
         ExportError: If it may not.
     """
-    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name) or keyword.iskeyword(name):
-        raise ExportError(f"a stored node must be called by an identifier, but is called {_shown(name)}: rename it")
+    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name) or keyword.iskeyword(name) or name in _TAKEN:
+        raise ExportError(f"a stored node must be called by an identifier, but is called {shown(name)}: rename it")
     return name
 
 
@@ -78,6 +80,7 @@ def add(owner: nn.Module, atom: str, child: nn.Module, name: str) -> None:
         raise ExportError(f"a module cannot be called {name}, which its owner keeps for itself: rename it") from error
 
 
-def _shown(name: object) -> str:
-    shown = repr(name)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+def shown(value: object) -> str:
+    """What a file says, cut to what fits a line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from search.artifact.names import shown
 from spaces.errors import ExportError
 
 #: Functions of a tensor that exist both as ``torch.name`` and as a method.
@@ -25,18 +26,18 @@ _BOTH = """
     bmm broadcast_to ceil chunk clamp clamp_max clamp_min clip clone conj copysign cos cosh count_nonzero cross
     cummax cummin cumprod cumsum deg2rad det detach diag diag_embed diagflat diagonal diff digamma div divide dot
     dsplit eq equal erf erfc erfinv exp exp2 expm1 fix flatten flip fliplr flipud float_power floor floor_divide
-    fmax fmin fmod frac gather ge ger greater greater_equal gt hardshrink heaviside histc hsplit hypot i0 imag
-    index_add index_copy index_fill index_put index_select inner inverse isclose is_complex is_floating_point
-    isfinite isinf isnan isneginf isposinf isreal kron kthvalue ldexp le lerp less less_equal lgamma log log10 log1p
-    log2 log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not logical_or logical_xor logit
+    fmax fmin fmod frac gather ge ger greater greater_equal gt hardshrink heaviside histc hsplit hypot i0 index_add
+    index_copy index_fill index_put index_select inner inverse isclose is_complex is_floating_point isfinite isinf
+    isnan isneginf isposinf isreal kron kthvalue ldexp le lerp less less_equal lgamma log log10 log1p log2
+    log_softmax logaddexp logaddexp2 logcumsumexp logdet logical_and logical_not logical_or logical_xor logit
     logsumexp lt masked_fill masked_scatter masked_select matmul matrix_exp matrix_power max maximum mean median min
     minimum mm mode moveaxis movedim msort mul multinomial multiply mv nan_to_num nanmean nanmedian nanquantile
     nansum narrow ne neg negative nonzero norm not_equal numel outer permute pinverse polygamma positive pow prelu
-    prod quantile rad2deg ravel real reciprocal relu remainder renorm repeat_interleave reshape roll rot90 round
-    rsqrt scatter scatter_add scatter_reduce select select_scatter sgn sigmoid sign signbit sin sinc sinh
-    slice_scatter slogdet softmax sort split split_with_sizes sqrt square squeeze std sub subtract sum svd swapaxes
-    swapdims t take take_along_dim tan tanh tensor_split tile topk trace transpose tril triu true_divide trunc
-    unbind unflatten unique unique_consecutive unsqueeze var vdot vsplit where xlogy
+    prod quantile rad2deg ravel reciprocal relu remainder renorm repeat_interleave reshape roll rot90 round rsqrt
+    scatter scatter_add scatter_reduce select select_scatter sgn sigmoid sign signbit sin sinc sinh slice_scatter
+    slogdet softmax sort split split_with_sizes sqrt square squeeze std sub subtract sum svd swapaxes swapdims t
+    take take_along_dim tan tanh tensor_split tile topk trace transpose tril triu true_divide trunc unbind unflatten
+    unique unique_consecutive unsqueeze var vdot vsplit where xlogy
 """
 _METHODS_ONLY = """
     bfloat16 bool byte char contiguous cpu cuda dim double expand expand_as float half int item long ndimension
@@ -51,12 +52,12 @@ _TORCH_ONLY = """
     batch_norm bilinear block_diag broadcast_tensors bucketize cartesian_prod cat cdist celu channel_shuffle
     column_stack combinations complex concat concatenate constant_pad_nd conv1d conv2d conv3d conv_transpose1d
     conv_transpose2d conv_transpose3d convolution cosine_similarity cumulative_trapezoid dropout dstack einsum
-    embedding eye feature_dropout full full_like group_norm hstack instance_norm isin layer_norm linspace logspace
-    max_pool1d max_pool1d_with_indices max_pool2d max_pool3d meshgrid native_channel_shuffle native_group_norm
-    native_layer_norm normal ones ones_like pairwise_distance pixel_shuffle pixel_unshuffle polar rand rand_like
-    randint randn randn_like randperm rms_norm rnn_relu rnn_tanh row_stack rrelu rsub searchsorted selu stack
-    std_mean tensordot threshold tril_indices triu_indices vander var_mean view_as_complex view_as_real vstack zeros
-    lstm gru zeros_like
+    embedding eye feature_dropout full full_like group_norm gru hstack imag instance_norm isin layer_norm linspace
+    logspace lstm max_pool1d max_pool1d_with_indices max_pool2d max_pool3d meshgrid native_channel_shuffle
+    native_group_norm native_layer_norm normal ones ones_like pairwise_distance pixel_shuffle pixel_unshuffle polar
+    rand rand_like randint randn randn_like randperm real rms_norm rnn_relu rnn_tanh row_stack rrelu rsub
+    searchsorted selu stack std_mean tensordot threshold tril_indices triu_indices vander var_mean view_as_complex
+    view_as_real vstack zeros zeros_like
 """
 _FUNCTIONAL = """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
@@ -122,7 +123,7 @@ def function_named(name: object) -> Callable[..., Any]:
     """
     if not isinstance(name, str) or name not in FUNCTIONS:
         raise ExportError(
-            f"a stored graph may call functions of torch only, but names {name!r}: do not trust this file"
+            f"a stored graph may call functions of torch only, but names {shown(name)}: do not trust this file"
         )
     return FUNCTIONS[name]
 
@@ -134,5 +135,5 @@ def check_method(name: object) -> str:
         ExportError: If it is not on the list.
     """
     if not isinstance(name, str) or name not in METHODS:
-        raise ExportError(f"a stored graph may call these methods of tensors only, and {name!r} is none of them")
+        raise ExportError(f"a stored graph may call these methods of tensors only, and {shown(name)} is none of them")
     return name

@@ -160,7 +160,9 @@ def _checked(name: str, data: object) -> tuple[torch.Size, torch.dtype, str, boo
     shape = data.get("shape")
     if set(data) != wanted or not isinstance(shape, list) or len(shape) > _DIMENSIONS:
         raise broken
-    if not all(type(size) is int and 0 <= size <= _ELEMENTS for size in shape) or math.prod(shape) > _ELEMENTS:
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise broken
+    if math.prod(shape) > _ELEMENTS:
         raise ExportError(
             f"a stored tensor may have {_ELEMENTS} entries, but {name[:80]} has more: do not trust this file"
         )

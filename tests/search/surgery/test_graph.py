@@ -282,3 +282,11 @@ def test_a_failed_trace_leaves_torch_as_it_was() -> None:
     with pytest.raises(TraceError):
         traced_as(data_dependent)
     assert (torch.arange, nn.Module.__call__, F.relu) == before
+
+
+def test_asking_for_a_shape_behind_a_norm_leaves_its_statistics() -> None:
+    norm = nn.BatchNorm1d(4)
+    network = nn.Sequential(norm, Module(lambda m, x: m.layer(x) if x.dim() == 2 else x))
+    trace(network, (torch.randn(2, 4),))
+    assert torch.equal(norm.get_buffer("running_mean"), torch.zeros(4))
+    assert norm.get_buffer("num_batches_tracked") == 0
