@@ -20,14 +20,22 @@ HOMES = {
     "ray": ("search/runners/",),
     "mlflow": ("search/record.py", "search/record/"),
     "plotly": ("dashboards/",),
-    "typer": ("search/cli.py", "search/cli/"),
+    "typer": ("search/cli.py", "search/commands/"),
     "torch": ("objectives/", "search/"),
 }
 #: What may be imported anywhere all the same.
 FREE = ("optuna.distributions",)
 
 #: Imports inside of a function, each with the reason why it cannot stand at the top.
-INSIDE: dict[tuple[str, str], str] = {}
+INSIDE: dict[tuple[str, str], str] = {
+    ("search/cli.py", "search"): "`pleach --help` must not wait for torch, Ray and MLflow: a verb loads what it needs",
+    ("search/cli.py", "spaces.errors"): "imported once the installation is checked",
+    ("search/cli.py", "rich.console"): "as above: completion and typing errors are instant",
+    ("search/cli.py", "importlib.metadata"): "only `--version` needs it",
+    ("search/launch.py", "search.runners.tune"): "Ray reads its settings when it is imported",
+    ("search/record/runs.py", "search.record.store"): "MLflow takes seconds to import, which happens in the background",
+    ("search/record/runs.py", "search.record.models"): "it imports MLflow",
+}
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,15 @@ def test_a_strangers_module_under_our_name_is_named_too(tmp_path: Path) -> None:
     assert f"but Python finds {tmp_path / 'spaces.py'}: uninstall that one" in done.stderr.splitlines()[-1]
 
 
+def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "spaces").mkdir()
+    (tmp_path / "spaces" / "__init__.py").write_text("", encoding="utf-8")
+    done = python(str(Path(sys.executable).with_name("pleach")), "list", path=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"pleach: the package spaces must be Pleach's in {ROOT}, but Python finds {tmp_path}")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_package_installed_over_ours_is_noticed(tmp_path: Path) -> None:
     subprocess.run(["cp", "-r", *(str(ROOT / name) for name in PACKAGES), str(tmp_path)], check=True)
     fine = python("-c", "import search.result", path=tmp_path)
