@@ -296,8 +296,11 @@ def ray_folder(home: Home) -> Path:
     """Where Ray keeps its sockets and logs: in the home, or, where that path is too long, a new private folder."""
     if len(os.fsencode(home.root / "ray")) <= LONGEST_RAY_PATH:
         return home.root / "ray"
-    with storing(Path(tempfile.gettempdir())):
-        return Path(tempfile.mkdtemp(prefix=RAY_PREFIX))
+    parent = Path(tempfile.gettempdir())
+    if len(os.fsencode(parent / RAY_PREFIX)) + 8 > LONGEST_RAY_PATH:  # mkdtemp adds eight characters
+        parent = Path("/tmp")
+    with storing(parent):
+        return Path(tempfile.mkdtemp(prefix=RAY_PREFIX, dir=parent))
 
 
 def sweep(folder: Path) -> None:

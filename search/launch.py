@@ -128,8 +128,10 @@ class _Run:
         )
         self.progress.started(study.summary())
         if not driver.done:
-            with _listening(driver):
-                self._runner(task).run(work, driver)
+            # Again once the runner is up, because Ray sets a handler of its own.
+            with _listening(driver), self._runner(task) as runner, _listening(driver):
+                runner.run(work, driver)
+        searcher.let_go()
         self.keep(
             phase="stopped" if driver.stopped else "complete",
             reason=driver.reason(),

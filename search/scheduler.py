@@ -56,7 +56,7 @@ class Scheduler:
             return False
         rung = self._rungs.setdefault(report.iteration, {})
         rung[number] = report.scores
-        kept = max(1, len(rung) // self.eta)
+        kept = math.ceil(len(rung) / self.eta)
         # The first eta trials of a rung have nothing to be measured against: what they lack may be what all lack.
         return len(rung) >= self.eta and self.order(rung).index(number) >= kept
 

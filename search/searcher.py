@@ -184,6 +184,12 @@ class Searcher:
                     self._tell(Trial(self._study, trial._trial_id), results[trial.number], trial.constraints)
             self._cut_off = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
+    def let_go(self) -> None:
+        """Everything that was proposed and not told is cut off: the run is over."""
+        with self._stored():
+            self._running.clear()
+            self._cut_off = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
     def judge_again(self, results: Mapping[int, TrialResult]) -> None:
         """Tell every decided trial anew, as other constraints judge it: a trial that was told cannot be changed.
 
@@ -274,7 +280,7 @@ class Searcher:
                     yield
             else:
                 yield
-        except (StorageInternalError, SQLAlchemyError) as error:
+        except (StorageInternalError, SQLAlchemyError, ImportError) as error:
             line = str(error.__cause__ or error).splitlines()[0]
             raise StorageError(
                 f"Optuna's database {_without_password(str(self._place))} cannot be used ({line}): check storage.optuna"

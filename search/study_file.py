@@ -238,7 +238,8 @@ class StudyFile(Table):
             StudyFileError: If a key differs that must not; the message names it, both values and the remedy.
         """
         before, now = _flat(kept.model_dump()), _flat(self.model_dump())
-        for key in sorted({*before, *now}):
+        # The deepest key first: an empty table differs as well from one that has a key.
+        for key in sorted({*before, *now}, key=lambda key: (-key.count("."), key)):
             allowed = any(key == prefix or key.startswith(f"{prefix}.") for prefix in MAY_CHANGE)
             if not allowed and before.get(key) != now.get(key):
                 raise StudyFileError(

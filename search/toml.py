@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +23,17 @@ def _toml(value: object) -> str:
         return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, int | float):  # booleans and numbers are written alike in both
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int | float):  # these are written as in JSON, booleans too
         return json.dumps(value)
-    return json.dumps(str(value)).replace("\x7f", "\\u007f")
+    return _text(str(value))
 
 
 def _key(name: object) -> str:
-    return str(name) if re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) else json.dumps(str(name))
+    return str(name) if re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) else _text(str(name))
+
+
+def _text(text: str) -> str:
+    """A basic string: JSON's escapes are TOML's but for the one control character that JSON leaves as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

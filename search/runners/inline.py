@@ -19,6 +19,12 @@ class InlineRunner:
     def __init__(self, task: Task) -> None:
         self._task = task
 
+    def __enter__(self) -> InlineRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def run(self, work: Work, director: Director) -> None:
         """Run trials until none is left or the director halts; a timeout is looked at between iterations."""
         while not director.halted and (request := director.propose()) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -96,8 +97,8 @@ class Director(Protocol):
         ...
 
 
-class Runner(Protocol):
-    """Runs what a director proposes until it is done or halts."""
+class Runner(AbstractContextManager["Runner"], Protocol):
+    """Runs what a director proposes until it is done or halts; as a context, it holds the machines meanwhile."""
 
     def run(self, work: Work, director: Director) -> None:
         """Run trials; returns when none is left or the director halts."""

@@ -53,27 +53,35 @@ class TuneRunner:
     ) -> None:
         self._arrays = dict(task.arrays()) if isinstance(task, SharesArrays) else {}
         self._folder, self._concurrent, self._cpu, self._gpu = folder, concurrent, cpu, gpu
-        self._address = address
+        self._address, self._ours = address, False
+
+    def __enter__(self) -> TuneRunner:
+        """Start Ray, or use the one that runs in this process.
+
+        Raises:
+            StudyError: If Ray does not start.
+            StorageError: If its folder cannot be written.
+        """
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ours:
+            ray.shutdown()
+            sweep(self._folder)
 
     def run(self, work: Work, director: Director) -> None:
         """Run trials until none is left or the director halts.
 
         Raises:
-            StudyError: If Ray does not start, or ends.
+            StudyError: If Ray ends before.
         """
-        ours = not ray.is_initialized()
-        if ours:
-            self._start()
         try:
             self._fit(work, director)
         except (ray.exceptions.RayError, tune.TuneError, ConnectionError) as error:
-            raise StudyError(
-                f"Ray ended while trials ran ({_first_line(error)}): run the study again to go on"
-            ) from error
-        finally:
-            if ours:
-                ray.shutdown()
-                sweep(self._folder)
+            raise StudyError(f"Ray ended before the study ({_first_line(error)}): run it again to go on") from error
 
     def _start(self) -> None:
         size = LEAST_STORE + sum(array.nbytes for array in self._arrays.values())

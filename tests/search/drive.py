@@ -1,0 +1,62 @@
+"""Runs a study in a process of its own that tests may kill: ``python -m tests.search.drive HOME 'STUDY AS JSON'``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from search.study import Study
+from tests.search.quick import quick_trial
+
+
+def study_of(
+    trials: int = 6, *, name: str = "kept", runner: str = "inline", concurrent: int = 1, **tables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A small study of the tiny task, as a mapping; `tables` replace or add keys of its tables."""
+    data: dict[str, dict[str, Any]] = {
+        "study": {"name": name, "trials": trials},
+        "task": {"target": "tests.search.quick:TinyTask"},
+        "objectives": {"accuracy": "maximize", "macs": "minimize"},
+        "constraints": {"accuracy": ">= 0.8 * baseline"},
+        "budget": {"iterations": 4},
+        "resources": {"runner": runner, "concurrent": concurrent},
+        "spaces": {"pruning": {"sparsity": {"low": 0.1, "high": 0.95}}},
+    }
+    for table, keys in tables.items():
+        data[table] = {**data.get(table, {}), **keys}
+    return data
+
+
+def start(home: Path, data: Mapping[str, Any], **environment: str) -> subprocess.Popen[str]:
+    """Start a driver at the head of a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.search.drive", str(home), json.dumps(data)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(path: Path, seconds: float = 60.0) -> None:
+    """Wait until a file is there."""
+    limit = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < limit, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def main() -> None:
+    home, data = sys.argv[1:]
+    print(json.dumps(Study.create(json.loads(data), home).run(trial=quick_trial).summary))
+
+
+if __name__ == "__main__":
+    main()
