@@ -19,6 +19,8 @@ from packaging.utils import canonicalize_name
 from search.installation import PACKAGES, ROOT, check_installation
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+#: What PyTorch from a public index brings along on a machine that may have a GPU; it pins these itself.
+ACCELERATED = re.compile("nvidia-|cuda-|triton$")
 
 
 def python(*args: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -123,11 +125,12 @@ def test_the_constraints_pin_all_that_is_needed_to_the_versions_that_are_tested(
                     further = Requirement(line)
                     if further.marker is None or further.marker.evaluate({"extra": extra}):
                         waiting.append(further)
-    names = {name for name, _ in needed}
+    names = {name for name, _ in needed if not ACCELERATED.match(name)}
     assert names - set(pinned) == set(), "not pinned"
-    assert set(pinned) - names == set(), "pinned but not needed"
+    if sys.platform == "linux" and sys.version_info[:2] == (3, 11):  # where the pins were made
+        assert set(pinned) - names == set(), "pinned but not needed"
     installed = {name: metadata.version(name).partition("+")[0] for name in names}
-    assert installed == pinned
+    assert installed == {name: pinned[name] for name in names}
 
 
 def test_our_own_installation_passes() -> None:

@@ -59,9 +59,14 @@ def test_every_knob_searches_within_what_its_mechanism_can_do(policy: type[Polic
 def test_every_condition_names_a_knob_and_values_it_has(policy: type[Policy], knob: Knob) -> None:
     for when in knob.when:
         owner, _, other = when.knob.rpartition(".")
-        distribution = (POLICIES[owner] if owner else policy).knob(other).distribution
-        assert isinstance(distribution, CategoricalDistribution)
-        assert set(when.values) < set(distribution.choices), "a condition that always holds is none"
+        decides = (POLICIES[owner] if owner else policy).knob(other)
+        possible = decides.distribution
+        if isinstance(possible, CategoricalDistribution):
+            assert set(when.values) < set(possible.choices), "a condition that always holds is none"
+        else:
+            assert isinstance(possible, IntDistribution), "a condition on a fraction would be a matter of luck"
+            assert decides.limits is not None
+            assert set(when.values) < set(range(int(decides.limits.low), int(decides.limits.high) + 1))
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)

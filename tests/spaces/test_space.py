@@ -113,6 +113,8 @@ def test_a_knob_is_left_out_as_soon_as_it_cannot_act() -> None:
     space = SearchSpace.from_settings({"pruning": {}, "reconnection": {}})
     params = {
         "reconnection.mode": "set",
+        "reconnection.granularity": "weight",
+        "reconnection.protect": 2,
         "reconnection.zeta": 0.3,
         "reconnection.interval": 0.05,
         "reconnection.t_end": 0.75,
