@@ -43,7 +43,10 @@ class Checkpoints:
         temporary = self.folder / f"iteration-{iteration}.safetensors.part"
         save_file(tensors, str(temporary))
         temporary.replace(self.folder / f"iteration-{iteration}.safetensors")
-        text = json.dumps({"reports": [report.to_dict() for report in reports], "closed": closed})
+        structure = {mechanism.name: mechanism.structure() for mechanism in mechanisms}
+        text = json.dumps(
+            {"reports": [report.to_dict() for report in reports], "closed": closed, "structure": structure}
+        )
         part = self.folder / "reports.json.part"
         with part.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -62,8 +65,10 @@ class Checkpoints:
         written = json.loads(path.read_text(encoding="utf-8"))
         reports = [Report.from_dict(report) for report in written["reports"]]
         state = load_file(str(self.folder / f"iteration-{len(reports)}.safetensors"))
+        for mechanism in mechanisms:
+            mechanism.rebuild(written["structure"].get(mechanism.name))
         site.network.load_state_dict(_under("network", state))
-        known = {channel.key: channel for mechanism in mechanisms for channel in mechanism.channels()}
+        known = {c.key: c for group in site.channel_groups() for c in group.channels} if written["closed"] else {}
         closed = {(root, index): known[(root, index)] for root, index in written["closed"]}
         site.connectivity.load_state(_under("connectivity", state), closed)
         if site.optimizer is not None:

@@ -237,6 +237,9 @@ def _site(request: TrialRequest, task: Task, recipe: Recipe, steps: int, device:
         example_inputs=inputs,
         optimizer=optimizer,
         untraceable=untraceable,
+        task=task,
+        device=device,
+        seed=request.seed,
     )
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 import torch_pruning
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from objectives.maskable import maskable
 from search.surgery.connectivity import Connectivity, Index
+from search.surgery.edges import HOLDER
 
 _CONNECTED = (nn.modules.conv._ConvNd, nn.Linear)
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
@@ -59,6 +61,12 @@ class ChannelGroup:
     def size(self) -> int:
         """How many channels there are."""
         return len(self.channels)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the weights that compute or read these channels."""
+        first = self.channels[0]
+        return tuple(dict.fromkeys(name for name, _ in (*first.produced, *first.consumed)))
 
 
 def groups(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ChannelGroup, ...]:
@@ -106,7 +114,7 @@ def worth(group: ChannelGroup, scores: Mapping[str, Tensor], normalize: bool) ->
 
     Args:
         group: The channels.
-        scores: Per weight, of its shape.
+        scores: Per weight, of its shape; weights that are not in it have no say.
         normalize: Relative to the group's mean, so that groups can be compared.
 
     Returns:
@@ -115,12 +123,52 @@ def worth(group: ChannelGroup, scores: Mapping[str, Tensor], normalize: bool) ->
     total = torch.zeros(group.size)
     parts = zip(*([*channel.produced, *channel.consumed] for channel in group.channels), strict=True)
     for part in parts:
+        if part[0][0] not in scores:
+            continue
         score = scores[part[0][0]].float()
         dim = len(part[0][1]) - 1
         means = score.transpose(0, dim).flatten(1).mean(1)
         per_channel = torch.stack([means[index[dim]].mean() for _, index in part])
         total += (per_channel / means.mean().clamp_min(1e-30)).cpu()
     return total / total.mean().clamp_min(1e-30) if normalize else total
+
+
+@torch.no_grad()
+def merge(
+    network: nn.Module, leaving: Sequence[Channel], groups: Sequence[ChannelGroup], connectivity: Connectivity
+) -> None:
+    """Add what consumers read of each leaving channel to what they read of the nearest that stays.
+
+    Nearest by the cosine of the filters that compute them, biases and norms folded in as far as they scale; the
+    addition is scaled so that a channel which is a multiple of another merges without loss.
+    """
+    gone = {channel.key for channel in leaving} | set(connectivity.closed)
+    for group in groups:
+        filters = torch.stack([_filter(network, connectivity, channel) for channel in group.channels])
+        stays = [i for i, channel in enumerate(group.channels) if channel.key not in gone]
+        for channel in (c for c in leaving if c.root == group.root and stays):
+            likeness = F.cosine_similarity(filters[channel.index].unsqueeze(0), filters[stays])
+            nearest = group.channels[stays[int(likeness.argmax())]]
+            norm = filters[nearest.index].square().sum().clamp_min(1e-12)
+            scale = (filters[channel.index] @ filters[nearest.index]) / norm
+            if scale <= 0:
+                continue  # behind a ReLU only a positive multiple is the same signal
+            for (name, of), (_, to) in zip(channel.consumed, nearest.consumed, strict=True):
+                weight, mask = connectivity.weights[name], connectivity.masks[name]
+                added = weight[:, of[-1]] * scale.to(weight.dtype)
+                weight[:, to[-1]] += added * mask[:, to[-1]]
+
+
+def _filter(network: nn.Module, connectivity: Connectivity, channel: Channel) -> Tensor:
+    """Everything that computes a channel, as one vector, scaled by its norm's gain."""
+    rows = [connectivity.weights[name][index[0]].flatten() for name, index in channel.produced]
+    gain = torch.ones((), device=rows[0].device)
+    for name, index in channel.held:
+        owner, _, kind = name.rpartition(".")
+        module = network.get_submodule(owner)
+        if kind == "weight" and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+            gain = gain * (module.weight[index[0]] / (module.running_var[index[0]] + module.eps).sqrt()).mean()
+    return torch.cat(rows).float() * gain
 
 
 _VERIFIED: dict[str, frozenset[str]] = {}
@@ -156,15 +204,23 @@ def _candidates(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[
     finally:
         network.train(training)
     names = {id(module): name for name, module in network.named_modules()}
-    known = set(maskable(network))
-    found = []
-    for group in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
-        root = f"{names[id(group[0].dep.target.module)]}.weight"
-        channels = _channels(root, group, graph, names, known)
-        if channels and len(channels) > 1:
-            found.append(ChannelGroup(root, channels))
-    order = {name: position for position, name in enumerate(known)}
-    return sorted(found, key=lambda g: order.get(g.root, 0)) if found else []
+    known = list(maskable(network))
+    found: list[ChannelGroup] = []
+    visited: set[str] = set()
+    # Edges come last, so that a group keeps its root when an edge joins it.
+    for root in sorted(known, key=lambda name: name.startswith(f"{HOLDER}.")):
+        module = network.get_submodule(root.rpartition(".")[0])
+        if root in visited or not isinstance(module, _CONNECTED) or module not in graph.module2node:
+            continue
+        pruner = graph.get_pruner_of_module(module)
+        width = pruner.get_out_channels(module)
+        group = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(width)))
+        channels = _channels(root, group, graph, names, set(known))
+        if channels:
+            visited |= {name for name, _ in channels[0].produced}
+            if len(channels) > 1:
+                found.append(ChannelGroup(root, channels))
+    return found
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ network's keys throughout, so weights go in and out of a network under surgery a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ from spaces.errors import NetworkError
 from spaces.ledger import Event, Ledger
 
 if TYPE_CHECKING:
-    from search.surgery.channels import Channel
+    from search.surgery.channels import Channel, ChannelGroup
     from search.surgery.optimizer import TrainingOptimizer
 
 
@@ -56,6 +57,8 @@ class Connectivity:
         self._shadow: dict[str, Tensor] = {}
         self._held: dict[str, Tensor] = {}
         self.closed: dict[tuple[str, int], Channel] = {}
+        #: Connections that are the last to be dropped or pruned, because they are new.
+        self.spared: dict[str, Tensor] = {}
 
     # -- what is ----------------------------------------------------------------------------------------------------
 
@@ -78,6 +81,17 @@ class Connectivity:
         """Entries of a layer that no masked channel covers; None where none is covered."""
         closings = self._closings.get(layer)
         return None if closings is None else closings == 0
+
+    def spared_last(self, layer: str, scores: Tensor) -> Tensor:
+        """The same scores with those of spared connections raised above all others."""
+        spared = self.spared.get(layer)
+        if spared is None:
+            return scores
+        return torch.where(spared, scores + (scores.max() - scores.min() + 1), scores)
+
+    def open_channels(self, group: ChannelGroup) -> Tensor:
+        """(channels,) boolean: which of a group are not masked."""
+        return torch.tensor([channel.key not in self.closed for channel in group.channels])
 
     def revivable(self, layer: str) -> Tensor:
         """Inactive entries that may be switched on by themselves."""
@@ -103,11 +117,12 @@ class Connectivity:
 
     # -- what joins and leaves ------------------------------------------------------------------------------------
 
-    def adopt(self, layer: str, lr_factor: float = 1.0) -> None:
+    def adopt(self, layer: str, within: Tensor | None = None, lr_factor: float = 1.0) -> None:
         """Take in a weight that has joined the network, all of it off: its connections are then created one by one.
 
         Args:
             layer: Its name in the network.
+            within: Boolean, of its shape: which entries may ever be connections; None for all.
             lr_factor: Its share of the learning rate.
         """
         weight = self._network.get_parameter(layer)
@@ -116,7 +131,11 @@ class Connectivity:
         self._off[layer] = torch.ones_like(weight, dtype=torch.bool)
         self._ever_pruned[layer] = torch.zeros_like(weight, dtype=torch.bool)
         self.ever_created[layer] = torch.zeros_like(weight, dtype=torch.bool)
-        self._active[layer], self._start[layer] = 0, 0
+        self._active[layer] = 0
+        self._start.setdefault(layer, 0)
+        if within is not None:
+            # A closing that nothing ever takes back.
+            self._closings[layer] = (~within).to(torch.uint8)
         with torch.no_grad():
             weight.zero_()
         if self.optimizer is not None:
@@ -235,6 +254,26 @@ class Connectivity:
             self.create(name, where, policy, reason, self._shadow[name]) for name, where in produced.items()
         )
 
+    def recouple(self, channels: Mapping[tuple[str, int], Channel]) -> None:
+        """After the network has been rewired: masked channels also cover what new weights read or compute of them.
+
+        Args:
+            channels: All removable channels by key, as they are coupled now; the masked ones are among them.
+        """
+        for key, before in list(self.closed.items()):
+            known = {name for name, _ in (*before.produced, *before.consumed)}
+            now = channels[key]
+            fresh = replace(
+                now,
+                produced=tuple(part for part in now.produced if part[0] not in known),
+                consumed=tuple(part for part in now.consumed if part[0] not in known),
+                held=(),
+            )
+            for covered in self._covered([fresh], step=1):
+                for name, where in covered.items():
+                    self.prune(name, where, "reconnection", "coupled")
+            self.closed[key] = now
+
     @torch.no_grad()
     def mask_gradients(self) -> None:
         """Call between backward and the optimizer's step: what is off gets no gradient.
@@ -261,6 +300,7 @@ class Connectivity:
         """The same masks and books over a deep copy of the network."""
         twin = Connectivity(network)
         twin.load_state(self.state(), dict(self.closed))
+        twin.spared = dict(self.spared)
         return twin
 
     def state(self) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 #: Gradients are averaged over this many steps before a decision: one batch alone is mostly noise.
 WINDOW = 4
@@ -149,5 +150,101 @@ class ActivationWatch:
                 x = inputs[0].detach().movedim(channel, -1).flatten(0, -2)
                 squares = x.square().sum(0)
                 self._squares[name] = self._squares[name] + squares if name in self._squares else squares
+
+        return watch
+
+
+class CorrelationWatch:
+    """|Pearson correlation| of each input unit with each output unit of a layer, over the steps before each decision.
+
+    Positions count as samples; where a layer changes the extent, its input is averaged to that of its output. Layers
+    whose input is not seen are named in `unobserved` and score 0.
+
+    Args:
+        network: On whose layers to listen.
+        weights: Which.
+        decisions: The steps of the decisions, ascending.
+        always: Listen in evaluation mode too, and from the start.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: Mapping[str, nn.Parameter],
+        decisions: Sequence[int],
+        always: bool = False,
+    ) -> None:
+        self._sums: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._listening = self._always = always
+        self._steps = {s for d in decisions for s in range(max(0, d - WINDOW + 1), d + 1)}
+        self._handles = []
+        self.unobserved: list[str] = []
+        for name in weights:
+            module = network.get_submodule(name.rpartition(".")[0])
+            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and not getattr(module, "transposed", False):
+                self._handles.append(module.register_forward_hook(self._hook(name, module)))
+            else:
+                self.unobserved.append(name)
+
+    def before_forward(self, step: int) -> None:
+        """Listen in the steps before a decision, and in no other."""
+        self._listening = step in self._steps
+
+    def after_backward(self) -> None:
+        """Stop listening: copies of the network share its hooks."""
+        self._listening = self._always
+
+    def scores(self, name: str, weight: Tensor) -> Tensor:
+        """The correlation of the units that each entry of a weight joins, of the weight's shape, in [0, 1]."""
+        if name not in self._sums:
+            return torch.zeros_like(weight)
+        count, sums, products = self._sums[name]
+        outputs = weight.shape[0]
+        mean = sums / count
+        covariance = products / count - torch.outer(mean, mean)
+        deviation = covariance.diagonal().clamp_min(0).sqrt()
+        scale = torch.outer(deviation[:outputs], deviation[outputs:])
+        correlation = torch.where(scale > 1e-12, covariance[:outputs, outputs:] / scale.clamp_min(1e-12), 0.0)
+        groups = correlation.shape[1] // weight.shape[1]
+        # The rows of group g read the g-th run of input units.
+        rows = [
+            part[:, g * weight.shape[1] : (g + 1) * weight.shape[1]] for g, part in enumerate(correlation.chunk(groups))
+        ]
+        matrix = torch.cat(rows).abs().clamp(0, 1).to(weight.dtype)
+        return matrix.reshape(*matrix.shape, *[1] * (weight.ndim - 2)).expand_as(weight)
+
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self._sums = {}
+
+    def remove(self) -> None:
+        """Take the hooks off the network."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def state(self) -> dict[str, Tensor]:
+        parts = ("count", "sums", "products")
+        return {f"{part}/{n}": v.clone() for n, row in self._sums.items() for part, v in zip(parts, row, strict=True)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        names = [key.removeprefix("count/") for key in state if key.startswith("count/")]
+        self._sums = {n: (state[f"count/{n}"], state[f"sums/{n}"], state[f"products/{n}"]) for n in names}
+
+    def _hook(self, name: str, module: nn.Module):  # type: ignore[no-untyped-def]
+        last = isinstance(module, nn.Linear)
+
+        @torch.no_grad()
+        def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not self._listening or not (module.training or self._always):
+                return
+            x, y = inputs[0].detach().float(), output.detach().float()
+            if not last and x.shape[2:] != y.shape[2:]:
+                x = getattr(F, f"adaptive_avg_pool{x.ndim - 2}d")(x, y.shape[2:])
+            both = [t if last else t.movedim(1, -1) for t in (y, x)]
+            rows = torch.cat([t.reshape(-1, t.shape[-1]) for t in both], dim=1).double()
+            seen = (torch.tensor(float(len(rows)), device=rows.device), rows.sum(0), rows.T @ rows)
+            known = self._sums.get(name)
+            self._sums[name] = seen if known is None else (known[0] + seen[0], known[1] + seen[1], known[2] + seen[2])
 
         return watch

@@ -79,6 +79,7 @@ class Edge:
         distance: In layers.
         name: Its submodule.
         identity: Whether it is one number per channel.
+        depthwise: Whether its map holds nothing but these numbers; else it is a matrix, of which they are the diagonal.
     """
 
     source: str
@@ -86,6 +87,7 @@ class Edge:
     distance: int
     name: str
     identity: bool
+    depthwise: bool
 
     @property
     def weight(self) -> str:
@@ -94,7 +96,7 @@ class Edge:
 
 
 def candidates(graph: Graph, traced: fx.GraphModule, radius: int) -> list[Candidate]:
-    """All pairs of layers at most `radius` apart that an edge can join, nearest first; pairs that it cannot are left out.
+    """All pairs of layers at most `radius` apart that an edge can join, nearest first.
 
     Edges that stand already do not count as layers, and are neither source nor target.
     """
@@ -121,13 +123,15 @@ def candidates(graph: Graph, traced: fx.GraphModule, radius: int) -> list[Candid
     return sorted(found, key=lambda c: c.distance)
 
 
-def insert(traced: fx.GraphModule, candidate: Candidate, *, identity: bool) -> Edge:
+def insert(traced: fx.GraphModule, candidate: Candidate, *, identity: bool, depthwise: bool = True) -> Edge:
     """Put an edge into the graph, all of its weights 0; the outputs stay as they are.
 
     Args:
         traced: The network; rewritten in place.
         candidate: From :func:`candidates` over the same graph.
         identity: One number per channel, which needs as many channels at both ends.
+        depthwise: Whether an identity edge between convolutions may be a depthwise one. It costs least, but couples
+            the channels of its ends: where channels are masked, it must be a matrix.
 
     Raises:
         NetworkError: If the edge stands already, or an identity edge is asked for where the channels differ.
@@ -145,7 +149,7 @@ def insert(traced: fx.GraphModule, candidate: Candidate, *, identity: bool) -> E
     module = nn.Sequential()
     for name, part in bridge:
         module.add_module(name, part)
-    module.add_module("map", _map(candidate, identity))
+    module.add_module("map", _map(candidate, identity and depthwise))
     reference = next(traced.parameters())
     module.to(reference.device, reference.dtype)
     module.train(traced.training)
@@ -160,7 +164,8 @@ def insert(traced: fx.GraphModule, candidate: Candidate, *, identity: bool) -> E
         total = traced.graph.call_function(operator.add, (end, call))
     end.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
     _rebuild(traced)
-    return Edge(candidate.source, candidate.target, candidate.distance, candidate.name, identity)
+    kept = identity and depthwise and isinstance(module[-1], nn.modules.conv._ConvNd)
+    return Edge(candidate.source, candidate.target, candidate.distance, candidate.name, identity, kept)
 
 
 def remove(traced: fx.GraphModule, edge: Edge) -> None:
@@ -193,8 +198,8 @@ def adapted(candidate: Candidate, x: Tensor) -> Tensor:
 
 def whole(edge: Edge, weight: Tensor) -> Tensor:
     """Which entries of a whole edge's map are connections: all, or the diagonal where an identity edge is a matrix."""
-    if edge.identity and weight.ndim == 2:
-        return torch.eye(weight.shape[0], dtype=torch.bool, device=weight.device)
+    if edge.identity and not edge.depthwise:
+        return torch.eye(weight.shape[0], dtype=torch.bool, device=weight.device).view(weight.shape)
     return torch.ones_like(weight, dtype=torch.bool)
 
 
@@ -223,14 +228,14 @@ def _bridge(candidate: Candidate) -> list[tuple[str, nn.Module]] | None:
     return None
 
 
-def _map(candidate: Candidate, identity: bool) -> nn.Module:
+def _map(candidate: Candidate, depthwise: bool) -> nn.Module:
     before, after = candidate.channels
     convolution = None if candidate.tokens else _CONVOLUTIONS.get(len(candidate.target_shape))
     module: nn.Module
     if convolution is None:
         module = nn.Linear(before, after, bias=False)
     else:
-        module = convolution(before, after, 1, groups=before if identity else 1, bias=False)
+        module = convolution(before, after, 1, groups=before if depthwise else 1, bias=False)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from search.surgery.channels import Channel
     from search.surgery.site import Site
 
 Receipt = Mapping[str, float]
@@ -64,9 +63,12 @@ class Mechanism(ABC):
     def project(self, site: Site) -> None:
         """Bring `site`, a copy, to this mechanism's end state at once: what early stopping compares."""
 
-    def channels(self) -> Iterable[Channel]:
-        """The channels that this mechanism may mask, so that a checkpoint can name those that are."""
-        return ()
+    def structure(self) -> object:
+        """What this mechanism has added to the graph, JSON-able; `rebuild` adds it to another network."""
+        return None
+
+    def rebuild(self, structure: object) -> None:
+        """Add to the graph what `structure` tells of, before weights and masks are loaded."""
 
     def state(self) -> dict[str, Tensor]:
         """Everything that `load_state` needs to go on as if nothing had happened."""

@@ -72,6 +72,11 @@ class TrainingOptimizer:
         for value in self._moments(parameter).values():
             value.masked_fill_(where, 0)
 
+    def momentum(self, parameter: nn.Parameter) -> Tensor:
+        """The running mean of the gradient, of the parameter's shape; 0 before the first step."""
+        moments = self._moments(parameter)
+        return moments.get("momentum_buffer", moments.get("exp_avg", torch.zeros_like(parameter)))
+
     def move(self, parameter: nn.Parameter, source: object, target: object) -> None:
         """Let the state of the entries `source` (an index) become that of `target`, and clear the source."""
         for value in self._moments(parameter).values():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from search.surgery import channels as channel_pruning
-from search.surgery.channels import Channel, ChannelGroup
+from search.surgery.channels import ChannelGroup, merge, worth
 from search.surgery.criteria import ActivationWatch, GradientWatch, MovementWatch
 from search.surgery.mechanism import Clock, Mechanism, Receipt
 from search.surgery.selection import (
@@ -55,12 +54,10 @@ class Pruning(Mechanism):
             ActivationWatch(site.network, weights, self._decisions) if self.policy.criterion == "activation" else None
         )
         self._last_gradient: dict[str, Tensor] = {}
-        self._groups: list[ChannelGroup] = []
+        self._roots: list[str] = []
         if self.policy.granularity == "channel":
-            self._groups = [
-                group for group in channel_pruning.groups(site.network, site.example_inputs) if group.root in weights
-            ]
-            if not self._groups:
+            self._roots = [group.root for group in site.channel_groups() if group.root in weights]
+            if not self._roots:
                 raise NetworkError(
                     "pruning.granularity = channel needs a layer whose channels can be removed, but the network has "
                     "none that stays equal when one is removed: use granularity weight or nm"
@@ -83,6 +80,15 @@ class Pruning(Mechanism):
             return connectivity.size - total * (of - keep) // of
         fixed = sum(round(share * self._size(name)) for name, share in self._fixed.items())
         return connectivity.size - round(self.policy.sparsity * total) - fixed
+
+    def channel_floor(self, channels: int) -> int:
+        """How many of all removable channels stay open at the end; all where this policy takes no channels."""
+        if self.policy.granularity != "channel":
+            return channels
+        groups = self._groups(self.site)
+        free = sum(group.size for group in groups if group.root not in self._fixed)
+        fixed = sum(round(self._fixed[group.root] * group.size) for group in groups if group.root in self._fixed)
+        return channels - round(self.policy.sparsity * free) - fixed
 
     def governs(self, name: str) -> bool:
         """Whether this policy may touch the weight."""
@@ -130,8 +136,9 @@ class Pruning(Mechanism):
             "unobserved": unobserved,
         }
 
-    def channels(self) -> Iterable[Channel]:
-        return (channel for group in self._groups for channel in group.channels)
+    def _groups(self, site: Site) -> list[ChannelGroup]:
+        """The governed groups, as they are coupled by now."""
+        return [group for group in site.channel_groups() if group.root in self._roots]
 
     def state(self) -> dict[str, Tensor]:
         state = {"cuts": torch.tensor(self._cuts)}
@@ -162,7 +169,7 @@ class Pruning(Mechanism):
 
     def _cut_weights(self, site: Site, progress: float) -> None:
         connectivity, names = site.connectivity, self._layers
-        scores = {name: self._score(site, name) for name in [*names, *self._fixed]}
+        scores = {n: connectivity.spared_last(n, self._score(site, n)) for n in [*names, *self._fixed]}
         among = {
             name: connectivity.masks[name] & ~best_entry(scores[name], connectivity.masks[name]) for name in scores
         }
@@ -187,45 +194,44 @@ class Pruning(Mechanism):
         for name in self._layers:
             mask = site.connectivity.masks[name]
             if int(grouped(mask, of).sum(-1).max()) > keep:
-                where = lowest_in_groups(self._score(site, name), mask, keep, of)
+                scores = site.connectivity.spared_last(name, self._score(site, name))
+                where = lowest_in_groups(scores, mask, keep, of)
                 site.connectivity.prune(name, where, "pruning", self.policy.criterion)
 
     def _cut_channels(self, site: Site, progress: float) -> None:
-        connectivity = site.connectivity
-        scores = {name: self._score(site, name) for name in self._names_of_groups()}
-        worth = {
-            group.root: channel_pruning.worth(group, scores, normalize=self.policy.allocation == "global")
-            for group in self._groups
-        }
-        open_ = {
-            group.root: torch.tensor([(group.root, i) not in connectivity.closed for i in range(group.size)])
-            for group in self._groups
-        }
-        among = {root: open_[root] & ~best_entry(worth[root], open_[root]) for root in worth}
-        free = [group for group in self._groups if group.root not in self._fixed]
-        total = round(progress * self.policy.sparsity * sum(group.size for group in free))
+        connectivity, groups = site.connectivity, self._groups(site)
+        scores = {name: self._score(site, name) for group in groups for name in group.weights if self.governs(name)}
+        ranked = {g.root: worth(g, scores, normalize=self.policy.allocation == "global") for g in groups}
+        open_ = {g.root: connectivity.open_channels(g) for g in groups}
+        free = [g for g in groups if g.root not in self._fixed]
+        total = round(progress * self.policy.sparsity * sum(g.size for g in free))
+        off = {g.root: g.size - int(open_[g.root].sum()) for g in groups}
+        among = {root: open_[root] & ~best_entry(ranked[root], open_[root]) for root in ranked}
         chosen: dict[str, Tensor] = {}
         if self.policy.allocation == "global":
-            missing = total - sum(int((~open_[group.root]).sum()) for group in free)
+            missing = total - sum(off[g.root] for g in free)
             if free and missing > 0:
-                chosen |= lowest_overall({group.root: worth[group.root] for group in free}, missing, among)
+                chosen |= lowest_overall({g.root: ranked[g.root] for g in free}, missing, among)
         else:
-            sizes = {group.root: group.size for group in free}
-            shares = {root: float(size) for root, size in sizes.items()}
-            if self.policy.allocation == "erk":
-                shapes = {root: tuple(connectivity.weights[root].shape) for root in sizes}
-                density = erk_densities(shapes, 1 - self.policy.sparsity)
-                shares = {root: (1 - density[root]) * size for root, size in sizes.items()}
-            for root, off in apportion(total, shares, {root: size - 1 for root, size in sizes.items()}).items():
-                chosen[root] = lowest(worth[root], off - int((~open_[root]).sum()), among[root])
-        for group in self._groups:
-            if group.root in self._fixed:
-                missing = round(progress * self._fixed[group.root] * group.size) - int((~open_[group.root]).sum())
-                chosen[group.root] = lowest(worth[group.root], missing, among[group.root])
-        closing = [
-            g.channels[i] for g in self._groups if g.root in chosen for i in chosen[g.root].nonzero()[:, 0].tolist()
-        ]
+            due = self._allocate_channels(site, free, total)
+            chosen |= {root: lowest(ranked[root], due[root] - off[root], among[root]) for root in due}
+        for group in groups:
+            if (share := self._fixed.get(group.root)) is not None:
+                missing = round(progress * share * group.size) - off[group.root]
+                chosen[group.root] = lowest(ranked[group.root], missing, among[group.root])
+        closing = [g.channels[i] for g in groups if g.root in chosen for i in chosen[g.root].nonzero()[:, 0].tolist()]
+        if self.policy.merge:
+            merge(site.network, closing, groups, connectivity)
         connectivity.close(closing, "pruning", self.policy.criterion)
+
+    def _allocate_channels(self, site: Site, groups: Sequence[ChannelGroup], total: int) -> dict[str, int]:
+        """How many channels of each group are off, `total` in all."""
+        shares = {group.root: float(group.size) for group in groups}
+        if self.policy.allocation == "erk":
+            shapes = {group.root: tuple(site.connectivity.weights[group.root].shape) for group in groups}
+            density = erk_densities(shapes, 1 - self.policy.sparsity)
+            shares = {root: (1 - density[root]) * size for root, size in shares.items()}
+        return apportion(total, shares, {group.root: group.size - 1 for group in groups})
 
     def _allocate(self, total: int) -> dict[str, int]:
         """How many connections of each layer are off, `total` in all."""
@@ -251,11 +257,6 @@ class Pruning(Mechanism):
         if self._activation is not None:
             return weight.abs() * self._activation.norms(name, weight)
         return weight.abs()
-
-    def _names_of_groups(self) -> list[str]:
-        return list(
-            dict.fromkeys(n for g in self._groups for c in g.channels[:1] for n, _ in (*c.produced, *c.consumed))
-        )
 
     def _size(self, name: str) -> int:
         return self.site.connectivity.weights[name].numel()

@@ -13,6 +13,7 @@ from search.recipe import Recipe
 from search.surgery.connectivity import Connectivity
 from search.surgery.mechanism import Mechanism
 from search.surgery.mechanisms import mechanisms_for
+from search.surgery.network import prepared
 from search.surgery.optimizer import TrainingOptimizer
 from search.surgery.site import Site
 from spaces.profile import CompressionProfile
@@ -21,7 +22,8 @@ from spaces.profile import CompressionProfile
 def site_for(
     network: nn.Module, task: Task, profile: CompressionProfile, steps: int, recipe: Recipe | None = None
 ) -> Site:
-    """A site as a trial makes it, over a network that need not be traced."""
+    """A site as a trial makes it."""
+    network, untraceable = prepared(network, task.example_inputs())
     connectivity = Connectivity(network)
     optimizer = TrainingOptimizer(network.parameters(), recipe or Recipe(learning_rate=0.05))
     connectivity.optimizer = optimizer
@@ -33,6 +35,8 @@ def site_for(
         steps=steps,
         example_inputs=task.example_inputs(),
         optimizer=optimizer,
+        task=task,
+        untraceable=untraceable,
     )
 
 

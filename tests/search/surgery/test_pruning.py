@@ -96,7 +96,7 @@ def test_channels_are_counted_exactly_and_the_network_shrinks(allocation):
     widths = [m.out_channels for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert sum(widths[:2]) == 8
     assert widths[0] == widths[2], "what the residual sum couples must shrink together"
-    assert network[6].in_features == widths[0]
+    assert network.get_submodule("6").in_features == widths[0]
 
 
 def test_overrides_hold_for_the_layers_they_match():

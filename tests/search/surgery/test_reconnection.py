@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from search.surgery.reconnection import Reconnection
 from search.surgery.selection import grouped
+from search.surgery.weight_regrowth import WeightRegrowth
 from spaces import PruningPolicy, ReconnectionPolicy
 from spaces.profile import CompressionProfile
 from tests.nets import Blobs
@@ -61,12 +61,12 @@ def test_gradient_growth_takes_the_highest_gradients():
         PruningPolicy(sparsity=0.5, allocation="uniform"),
         ReconnectionPolicy(mode="rigl", interval=0.5, t_end=0.9, zeta=0.4),
     )
-    grow = Reconnection._grow
+    grow = WeightRegrowth._grow
 
     def watched(self, wanted, among, count, dropped):
-        before = {name: mask.clone() for name, mask in self.site.connectivity.masks.items()}
+        before = {name: mask.clone() for name, mask in self._site.connectivity.masks.items()}
         grown = grow(self, wanted, among, count, dropped)
-        for name, mask in self.site.connectivity.masks.items():
+        for name, mask in self._site.connectivity.masks.items():
             created = mask & ~before[name]
             if created.any():
                 left = among[name] & ~created
@@ -77,7 +77,7 @@ def test_gradient_growth_takes_the_highest_gradients():
         return grown
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reconnection, "_grow", watched)
+        patch.setattr(WeightRegrowth, "_grow", watched)
         operate(TASK, profile, 20)
     assert len(seen) == 4
 
