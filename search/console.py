@@ -93,7 +93,8 @@ def against(name: str, value: float | None, baseline: float | None) -> Text:
     if baseline == 0:
         return Text("")
     share = value / baseline
-    return Text(f"x {share:.3g}", style="green" if share < 0.995 else "dim" if share < 1.005 else "red")
+    shown = f"x {share:.2f}" if share >= 0.1 else f"x {share:.2g}"
+    return Text(shown, style="green" if share < 0.995 else "dim" if share < 1.005 else "red")
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from search.console import (
-    against,
     best_table,
     duration,
     front_table,
@@ -24,7 +23,7 @@ from search.console import (
 Answer = Mapping[str, Any]
 
 VERDICTS = {
-    "met": ("met before compression", "green"),
+    "met": ("met", "green"),
     "reachable": ("within reach", "green"),
     "training": ("training decides", "yellow"),
     "close": ("at the edge", "yellow"),
@@ -82,18 +81,20 @@ def best_answer(summary: Answer) -> RenderableType:
 
 def check_answer(found: Answer) -> RenderableType:
     """The pre-flight table."""
-    parts: list[RenderableType] = [
-        Text.assemble((found["study"], "bold"), f" on {found['task']}: {found['steps']} steps per trial, ")
-        + Text(f"about {duration(max(1, found['seconds_per_trial']))} each on one thread")
-    ]
-    names = [name for name in ("accuracy", "macs", "parameters", "size_bytes", "sparsity") if name in found["baseline"]]
-    table = _table("Without training", "profile", *names)
-    table.add_row("baseline", *(score(name, found["baseline"][name]) for name in names))
+    baseline, time = found["baseline"], duration(max(1, found["seconds_per_trial"]))
+    head = Text.assemble(
+        (found["study"], "bold"), f" on {found['task']}, accuracy {score('accuracy', baseline['accuracy'])}; "
+    )
+    head.append(f"{found['steps']} steps per trial, about {time} each on one thread")
+    parts: list[RenderableType] = [head]
+    names = [name for name in ("macs", "parameters", "size_bytes", "sparsity") if name in baseline]
+    table = _table("What is left, without training", "profile", *names)
+    table.add_row("baseline", *(score(name, baseline[name]) for name in names))
     for label, scores in found["corners"].items():
-        table.add_row(label, *(_beside(name, scores.get(name), found["baseline"][name]) for name in names))
+        table.add_row(label, *(_beside(name, scores.get(name), baseline[name]) for name in names))
     parts.append(table)
     if found["limits"]:
-        table = _table("Constraints", "constraint", "comes to", "baseline", "best without training", "")
+        table = _table("Constraints", "constraint", "bound", "baseline", "reach", "")
         for limit in found["limits"]:
             name, (words, style) = limit["text"].split()[0], VERDICTS[limit["verdict"]]
             cells = (score(name, limit[key]) for key in ("bound", "baseline", "reachable"))
@@ -105,8 +106,9 @@ def check_answer(found: Answer) -> RenderableType:
         table.add_row(policy, str(acts["fewest"]), str(acts["most"]), str(acts["wanted"]), style=style)
     parts.append(table)
     parts += [Text(f"note: {note}", style="dim") for note in found["notes"]]
-    parts += [Text(f"refused: {refusal}", style="red") for refusal in found["refusals"]]
-    if not found["refusals"]:
+    if found["refusals"]:
+        parts += [Text(f"refused: {refusal}", style="red") for refusal in found["refusals"]]
+    else:
         parts.append(Text("The study can run.", style="green"))
     return Group(*parts)
 
@@ -148,10 +150,11 @@ def doctor_answer(found: Answer) -> RenderableType:
 
 
 def _beside(name: str, reached: float | None, before: float) -> Text:
+    """A cost, and what share of the baseline's it is."""
     text = Text(score(name, reached))
-    change = against(name, reached, before)
-    if reached is not None and change.plain and name not in ("sparsity",):
-        text.append(f"  {change.plain}", style="dim")
+    if reached is not None and before and name != "sparsity":
+        share = 100 * reached / before
+        text.append(f" {share:4.0f} %" if share >= 1 else f" {share:4.1f} %", style="dim")
     return text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from search.commands.run import run_study
+from search.commands.run import look_first, run_study
 from search.export_trial import export_trial
 from search.home import Home
 from search.machine import cores
@@ -23,11 +23,11 @@ def demo_study(trials: int, concurrent: int) -> dict[str, Any]:
         "task": {"target": "digits"},
         "objectives": {"accuracy": "maximize", "plasticity": "maximize", "macs": "minimize"},
         "constraints": {"accuracy": ">= baseline - 0.05"},
-        "budget": {"epochs": 2.0, "iterations": 4},
+        "budget": {"epochs": 6.0, "iterations": 6},
         "resources": {"concurrent": concurrent},
         "spaces": {
-            "pruning": {"granularity": "channel", "sparsity": {"low": 0.2, "high": 0.8}},
-            "reconnection": {"mode": "gmp_regrow", "zeta": {"low": 0.2, "high": 0.5}},
+            "pruning": {"granularity": "channel", "sparsity": {"low": 0.2, "high": 0.85}},
+            "reconnection": {"mode": "gmp_regrow", "radius": 0, "zeta": {"low": 0.2, "high": 0.5}},
         },
     }
 
@@ -45,8 +45,11 @@ def run_demo(home: Home, *, out: Path | None, trials: int, console: Console) -> 
         "A small residual network reads handwritten digits. It is pruned, rewoven and measured.", markup=False
     )
     study = Study.create(demo_study(trials, min(2, cores())), home)
+    if study.state.phase == "new":
+        look_first(study, console)
     summary = run_study(study, console)
     folder = None
     if summary["best"] is not None and summary["state"] != "stopped":
-        folder, _ = export_trial(study, out or home.root / "demo-export", overwrite=True)
+        with console.status("exporting the best network"):
+            folder, _ = export_trial(study, out or home.root / "demo-export", overwrite=True)
     return summary | {"export": str(folder) if folder else None}

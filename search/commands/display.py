@@ -9,14 +9,15 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 from search.books import Books
 from search.console import duration, score
 from search.result import Report, TrialRequest, TrialResult
 
-#: Seconds between two lines of a file, unless something better was found.
+#: In a study of more trials not every one has its line,
+MANY = 100
+#: but one comes after so many seconds, or when something better is found.
 SPARSE = 10.0
 
 
@@ -36,7 +37,7 @@ class Display:
         self._wanted = self._before = self._decided = 0
         self._spent, self._began, self._said = 0.0, clock(), -SPARSE
         self._running: dict[str, tuple[int, str]] = {}
-        self._reached = ""
+        self._reached: tuple[str, ...] = ()
         self._best: int | None = None
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn())
         self._bar_task: TaskID = self._bar.add_task("trials", total=1)
@@ -62,7 +63,9 @@ class Display:
         self._spent, self._began = summary["seconds"], self._clock()
         self._bar.update(self._bar_task, total=self._wanted, completed=self._decided)
         verb = "goes on" if self._before else "begins"
-        self._line(f"{summary['study']} {verb}: {self._before} of {self._wanted} trials are decided")
+        self._console.print(
+            f"{summary['study']} {verb}: {self._before} of {self._wanted} trials are decided", markup=False
+        )
 
     def launched(self, request: TrialRequest) -> None:
         self._running[request.key] = (request.number, "0")
@@ -78,11 +81,9 @@ class Display:
         self._reached = _reached(books, best)
         better = best is not None and best.feasible and best.number != self._best
         self._best = best.number if best is not None and best.feasible else self._best
-        if result.state == "failed":
-            self._line(f"trial {result.number} failed: {result.reason}", style="red")
-        elif self._live is None and (better or self._clock() - self._said >= SPARSE or self._decided == self._wanted):
+        if self._wanted <= MANY or better or self._clock() - self._said >= SPARSE or self._decided == self._wanted:
             self._said = self._clock()
-            self._line(f"[{self._decided}/{self._wanted}] {self._sentence()}")
+            self._console.print(_decided_line(result, books, f"[{self._decided}/{self._wanted}]", better))
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         if self._live is not None:
@@ -92,18 +93,16 @@ class Display:
 
     def render(self) -> RenderableType:
         """The picture of this moment; asked for by a thread that draws, so it only reads what is ready."""
-        parts: list[RenderableType] = [self._bar, Text(self._sentence(), style="dim")]
-        if self._running:
-            table = Table(box=None, show_header=False, padding=(0, 1))
-            running = sorted(self._running.values())
-            table.add_row(*(f"trial {number}: {at}" for number, at in running[:6]))
-            parts.append(table)
+        parts: list[RenderableType] = [self._bar, *(Text(line) for line in self._reached)]
+        running = "   ".join(f"trial {number} {at}" for number, at in sorted(self._running.values())[:6])
+        parts.append(Text("   ".join(part for part in (self._remaining(), running) if part), style="dim"))
         return Group(*parts)
 
-    def _sentence(self) -> str:
+    def _remaining(self) -> str:
+        if self._decided >= self._wanted > 0:
+            return "writing what is left"
         left = self.seconds_left()
-        remaining = f"about {duration(left)} left" if left is not None else "warming up"
-        return "; ".join(part for part in (self._reached, remaining) if part)
+        return f"about {duration(left)} left" if left is not None else "warming up"
 
     def seconds_left(self) -> float | None:
         """From this run's rate so far, cut at the time limit; None before its first decided trial."""
@@ -113,16 +112,33 @@ class Display:
         left = elapsed / done * max(0, self._wanted - self._decided)
         return left if self._limit is None else max(0.0, min(left, self._limit - self._spent - elapsed))
 
-    def _line(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style=style))
+
+def _decided_line(result: TrialResult, books: Books, place: str, best: bool) -> Text:
+    """A trial that was decided, in one line."""
+    line = Text.assemble((place, "dim"), f" trial {result.number} ")
+    word, style = worded(result)
+    line.append(word, style=style)
+    if result.state == "failed":
+        return line.append(f": {result.reason}")
+    line.append(": " + ", ".join(f"{name} {score(name, result.scores.get(name))}" for name in books.directions))
+    return line.append("  best so far", style="bold") if best else line
 
 
-def _reached(books: Books, best: TrialResult | None) -> str:
-    """What the study has reached so far."""
+def worded(result: TrialResult) -> tuple[str, str]:
+    """What became of a trial, in words and in colour."""
+    if result.state == "complete":
+        return ("feasible", "green") if result.feasible else ("infeasible", "yellow")
+    return ("stopped early", "dim") if result.state == "pruned" else ("failed", "red")
+
+
+def _reached(books: Books, best: TrialResult | None) -> tuple[str, ...]:
+    """What the study has reached so far, in two lines."""
     if best is None:
-        return "no trial is complete yet"
+        return ("no trial is complete yet",)
     complete = books.complete()
     scores = ", ".join(f"{name} {score(name, best.scores.get(name))}" for name in books.directions)
     feasible = sum(result.feasible for result in complete) / len(complete)
-    named = f"best {best.number}: {scores}" if best.feasible else f"none feasible; nearest {best.number}: {scores}"
-    return f"{named}; {feasible:.0%} feasible, front of {len(books.front())}"
+    named = f"best is trial {best.number}: {scores}"
+    if not best.feasible:
+        named = f"none feasible yet; trial {best.number} misses least: {scores}"
+    return named, f"{feasible:.0%} feasible, front of {len(books.front())}"

@@ -175,7 +175,7 @@ def knob_meanings(policy: type[Policy]) -> dict[str, str]:
     _, _, arguments = (inspect.getdoc(policy) or "").partition("Args:\n")
     meanings: dict[str, str] = {}
     for match in re.finditer(r"^    (\w+): (.*(?:\n        .*)*)", arguments, re.MULTILINE):
-        text = " ".join(match[2].split()).replace("`", "")
+        text = re.sub(r" \([^()]*\d{4}[^()]*\)", "", " ".join(match[2].split()).replace("`", ""))  # without citations
         meanings[match[1]] = re.split(r"(?<=[a-z\])])[.;:] ", text + " ")[0].rstrip(". ")
     return meanings
 

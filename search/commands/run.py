@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from search.commands.answers import check_answer
 from search.commands.display import Display
 from search.home import Home
 from search.preflight import check
@@ -24,13 +25,21 @@ def run_file(
         PleachError: If it cannot run: a broken file, a task that cannot be used, constraints out of reach.
     """
     study = Study.create(StudyFile.load(path), home, name=name, origin=origin)
-    # What has been judged by other constraints, or never, is worth a look.
-    if checked and dict(study.state.judged) != study.file.constraints:
-        found = check(study.file)
-        for note in found.notes:
-            console.print(f"note: {note}", style="dim", markup=False)
-        found.refuse()
+    if checked and dict(study.state.judged) != study.file.constraints:  # new, or judged otherwise from now on
+        look_first(study, console)
     return run_study(study, console)
+
+
+def look_first(study: Study, console: Console) -> None:
+    """Show the pre-flight of a study.
+
+    Raises:
+        PleachError: If the task cannot be used, or the study cannot succeed.
+    """
+    with console.status("measuring the baseline"):
+        found = check(study.file)
+    console.print(check_answer(found.to_dict()))
+    found.refuse()
 
 
 def resume_study(name: str, home: Home, *, trials: int | None, console: Console) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from search.console import STATES, err, headline, out, score, study_tables
-from search.result import TrialResult
+from search.commands.display import worded
+from search.console import err, headline, out, score, study_tables
 from search.study import Study
 
 #: The latest trials that are shown.
@@ -63,13 +63,7 @@ def latest_table(study: Study) -> RenderableType:
     for column in ("trial", "state", *books.directions, ""):
         table.add_column(column, justify="right" if column in ("trial", *books.directions) else "left")
     for result in latest:
-        state = Text(_word(result), style=STATES[result.state])
+        word, style = worded(result)
         cells = [score(name, result.scores.get(name)) for name in books.directions]
-        table.add_row(str(result.number), state, *cells, Text(result.reason[:60], style="dim"))
+        table.add_row(str(result.number), Text(word, style=style), *cells, Text(result.reason[:60], style="dim"))
     return table
-
-
-def _word(result: TrialResult) -> str:
-    if result.state == "complete":
-        return "feasible" if result.feasible else "infeasible"
-    return "stopped early" if result.state == "pruned" else "failed"
