@@ -9,16 +9,21 @@ What depends on the data itself is refused.
 from __future__ import annotations
 
 import inspect
+import linecache
 import operator
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import Attribute, TraceError
+
+from objectives.mode import evaluating
+from search.surgery.shapes import Shapes, without_data
 
 #: Makers of tensors: given a traced size they become nodes, as torch.fx has it for `math`.
 _MAKERS = (
@@ -38,6 +43,8 @@ _MAKERS = (
 )
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = __file__
+#: Where a node keeps the line that made it.
+_LINE = "pleach.line"
 _DATA_DEPENDENT = "its control flow depends on the values of the data"
 
 
@@ -93,19 +100,22 @@ class NetworkTracer(fx.Tracer):
     """
 
     proxy_buffer_attributes = True
-    record_stack_traces = True
 
     def __init__(self, inputs: tuple[Tensor, ...], leaves: tuple[type[nn.Module], ...] = ()) -> None:
         super().__init__(autowrap_functions=_MAKERS)
         self._autowrap_search.append(torch)
         self._inputs = inputs
         self._leaves = leaves
-        self._shapes = FakeTensorMode(allow_non_fake_inputs=True)
-        self._values: dict[fx.Node, Any] = {}
+        self._shapes: Shapes | None = None
+        self._outputs: dict[str, list[Any]] = {}
         self._evaluates = False
         self._failed_in: str | None = None
         self.random_in: str | None = None
-        self.asked_for_shapes = False
+
+    @property
+    def asked_for_shapes(self) -> bool:
+        """Whether the network asked for what its example inputs' shapes alone say."""
+        return self._shapes is not None
 
     def graph_of(self, network: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
         """The graph of a network, and the constant tensors that it made while it was traced, by name.
@@ -139,6 +149,16 @@ class NetworkTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_leaf(m, self._leaves)
 
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        # torch's own record of the stack imports a compiler first, which takes seconds.
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):
+            frame = frame.f_back
+        if frame is not None:
+            node.meta[_LINE] = (frame.f_code.co_filename, frame.f_lineno)
+        return node
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Value(node, self)
 
@@ -152,7 +172,10 @@ class NetworkTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if self._evaluates:
-            return forward(*args, **kwargs)
+            # The network itself runs: what its modules return says what is asked about them later.
+            output = forward(*args, **kwargs)
+            self._outputs.setdefault(self.path_of_module(m), []).append(without_data(output))
+            return output
         random = torch.get_rng_state()
         try:
             output = super().call_module(m, forward, args, kwargs)
@@ -195,47 +218,26 @@ class NetworkTracer(fx.Tracer):
         Raises:
             TraceError: If it cannot be known without the data.
         """
-        self.asked_for_shapes = True
-        needed, waiting = {node}, [node]
-        while waiting:
-            for source in waiting.pop().all_input_nodes:
-                if source not in needed and source not in self._values:
-                    needed.add(source)
-                    waiting.append(source)
         self._evaluates = True
         try:
-            with self._shapes:
-                for each in self.graph.nodes:
-                    if each in needed and each not in self._values:
-                        self._values[each] = self._value(each)
+            if self._shapes is None:
+                with evaluating(self.root), torch.random.fork_rng(devices=[]):
+                    self.root(*(x.clone() for x in self._inputs))
+                self._shapes = Shapes(self.root, self._inputs, self._outputs)
+            return self._shapes[node]
         # A shape may be unknowable for any reason that an operator gives; to the trace it is all the same.
         except Exception as error:
             raise TraceError(f"{_DATA_DEPENDENT} ({_first_line(error)})") from error
         finally:
             self._evaluates = False
-        return self._values[node]
-
-    def _value(self, node: fx.Node) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), self._values.__getitem__)
-        if node.op == "placeholder":
-            position = [each for each in self.graph.nodes if each.op == "placeholder"].index(node)
-            return self._shapes.from_tensor(self._inputs[position])
-        if node.op == "call_function":
-            return node.target(*args, **kwargs)  # type: ignore[operator]
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        found: Any = self.root
-        for atom in str(node.target).split("."):
-            found = getattr(found, atom)
-        return found(*args, **kwargs) if node.op == "call_module" else self._shapes.from_tensor(found)
 
     def _drop_answered_questions(self, graph: fx.Graph) -> None:
         """Take out what only served to answer: it would be computed again in every forward pass."""
         for node in reversed(graph.nodes):
-            if node in self._values and not node.users and node.op in ("call_function", "call_method"):
-                if not isinstance(self._values[node], Tensor | None):
-                    graph.erase_node(node)
-            elif node.op == "get_attr" and not node.users:
+            if node.users:
+                continue
+            answer = node.op in ("call_function", "call_method") and self._shapes is not None and node in self._shapes
+            if node.op == "get_attr" or (answer and not isinstance(self.known(node), Tensor | None)):
                 graph.erase_node(node)
 
 
@@ -266,13 +268,8 @@ def changes_nothing_in_evaluation(module: nn.Module) -> bool:
 
 def user_line(node: fx.Node) -> str:
     """``file.py:12 `the source` `` of the line outside of torch that made a node; "" where it is not known."""
-    frames = [line.strip() for line in (node.stack_trace or "").splitlines()]
-    for i in range(len(frames) - 1, -1, -1):
-        if frames[i].startswith('File "') and not frames[i].startswith((f'File "{_TORCH}', f'File "{_HERE}')):
-            path, number = frames[i].split('"')[1], frames[i].split("line ")[1].split(",")[0]
-            source = frames[i + 1] if i + 1 < len(frames) else ""
-            return f"{Path(path).name}:{number} `{source}`"
-    return ""
+    place = node.meta.get(_LINE)
+    return f"{Path(place[0]).name}:{place[1]} `{linecache.getline(*place).strip()}`" if place else ""
 
 
 def module_of(node: fx.Node) -> str:
