@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import time
@@ -11,7 +12,8 @@ import webbrowser
 
 from search.console import err
 from search.home import Home
-from search.record.server import run_url, server_command, server_environment
+from search.record.server import server_command, server_environment, study_page
+from search.record.store import Store
 from search.study import Study
 from spaces.errors import StorageError
 
@@ -34,18 +36,21 @@ def serve_ui(home: Home, name: str | None, *, port: int, browser: bool) -> None:
     """
     console = err()
     study = Study.load(name, home) if name else None
-    summary = study.summary() if study else None
-    uri = summary["mlflow_uri"] if summary else home.mlflow_uri
+    uri = (study.file.storage.mlflow if study else None) or home.mlflow_uri
     if uri.startswith(("http://", "https://")):
         console.print(f"this study is recorded on a server: {uri}", markup=False)
         return
     port = _free_port(port)
     page = f"http://127.0.0.1:{port}/"
     if study is not None:
-        page += run_url(uri, study.task_name, study.name, home.artifacts)
-    server = subprocess.Popen(server_command(uri, port), env=server_environment(home.root), cwd=home.root)
+        objective, direction = next(iter(study.file.directions.items()))
+        store = Store(uri, study.task_name, home.artifacts)
+        page += study_page(store, study.name, objective, rising=direction == "minimize")
+    signal.signal(signal.SIGTERM, _interrupt)  # so that the server does not outlive us
+    server = subprocess.Popen(server_command(uri, port), env=server_environment(), cwd=home.root)
     try:
-        _await(server, port)
+        with console.status("starting the MLflow server"):
+            _await(server, port)
         console.print(f"{page}\nCtrl-C ends it.", markup=False)
         if browser:
             webbrowser.open(page)
@@ -54,6 +59,10 @@ def serve_ui(home: Home, name: str | None, *, port: int, browser: bool) -> None:
         console.print("ended", markup=False)
     finally:
         _end(server)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _free_port(port: int) -> int:

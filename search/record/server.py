@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from urllib.parse import quote, urlencode
 
-from search.record.runs import Record
+from search.record.store import Store
 
 
 def server_command(uri: str, port: int) -> list[str]:
     """The command of a server for this machine only."""
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    return [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    return [
+        *server,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--uvicorn-opts",
+        "--log-level warning",
+    ]
 
 
-def server_environment(home: Path) -> dict[str, str]:
-    """Its environment: no job queue (ten processes), no telemetry, its temporary files not in the user's folder."""
+def server_environment() -> dict[str, str]:
+    """Its environment: no job queue (ten processes), no telemetry, quiet."""
     return os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -25,7 +35,19 @@ def server_environment(home: Path) -> dict[str, str]:
     }
 
 
-def run_url(uri: str, task: str, study: str, artifacts: Path) -> str:
-    """The page of a study, as it comes after the server's address."""
-    record = Record(uri, task=task, study=study, artifacts=artifacts)
-    return f"#/experiments/{record.store.experiment}/runs"
+def study_page(store: Store, study: str, objective: str, *, rising: bool) -> str:
+    """The list of a study's trials and its baseline, best first, as it comes after the server's address.
+
+    Args:
+        store: Where it is recorded.
+        study: Its name.
+        objective: By which the list is sorted.
+        rising: Whether the smallest value comes first.
+    """
+    query = {
+        "workflowType": "machine_learning",
+        "searchFilter": f"tags.study = '{study}' and tags.`trial.state` != ''",
+        "orderByKey": f"metrics.`final/{objective}`",
+        "orderByAsc": str(rising).lower(),
+    }
+    return f"#/experiments/{store.experiment}/runs?{urlencode(query, quote_via=quote)}"
