@@ -56,8 +56,8 @@ _TORCH_ONLY = """
     logspace lstm max_pool1d max_pool1d_with_indices max_pool2d max_pool3d meshgrid native_channel_shuffle
     native_group_norm native_layer_norm normal ones ones_like pairwise_distance pixel_shuffle pixel_unshuffle polar
     rand rand_like randint randn randn_like randperm real rms_norm rnn_relu rnn_tanh row_stack rrelu rsub
-    searchsorted selu stack std_mean tensordot threshold tril_indices triu_indices vander var_mean view_as_complex
-    view_as_real vstack zeros zeros_like
+    searchsorted selu stack std_mean tensor tensordot threshold tril_indices triu_indices vander var_mean
+    view_as_complex view_as_real vstack zeros zeros_like
 """
 _FUNCTIONAL = """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d

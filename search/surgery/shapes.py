@@ -59,10 +59,12 @@ class Shapes:
         if node.op == "call_module":
             return self._outputs[target][position]
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), self._known.__getitem__)
+        if node.target is getattr:
+            return self._inputs[0].device if args[1] == "device" else getattr(*args)
+        # The network sees the device of its inputs; what it then moves there stays without data.
+        args, kwargs = pytree.tree_map_only(torch.device, lambda _: torch.device("meta"), (args, kwargs))
         if node.op == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
-        if node.target is getattr and args[1] == "device":
-            return self._inputs[0].device
         if callable(node.target):
             return node.target(*args, **kwargs)
         found: Any = self._root

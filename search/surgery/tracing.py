@@ -174,8 +174,11 @@ class NetworkTracer(fx.Tracer):
         if self._evaluates:
             # The network itself runs: what its modules return says what is asked about them later.
             output = forward(*args, **kwargs)
-            self._outputs.setdefault(self.path_of_module(m), []).append(without_data(output))
+            self._outputs.setdefault((self.submodule_paths or {}).get(m, ""), []).append(without_data(output))
             return output
+        if m not in (self.submodule_paths or {}) and not any(True for _ in (*m.parameters(), *m.buffers())):
+            # Made on the spot, as in ``nn.ReLU()(x)``: it has nothing to keep, so what it does is traced.
+            return forward(*args, **kwargs)
         random = torch.get_rng_state()
         try:
             output = super().call_module(m, forward, args, kwargs)

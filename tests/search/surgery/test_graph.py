@@ -290,3 +290,20 @@ def test_asking_for_a_shape_behind_a_norm_leaves_its_statistics() -> None:
     trace(network, (torch.randn(2, 4),))
     assert torch.equal(norm.get_buffer("running_mean"), torch.zeros(4))
     assert norm.get_buffer("num_batches_tracked") == 0
+
+
+def test_a_module_made_on_the_spot_is_traced_through() -> None:
+    network, traced = traced_as(lambda m, x: nn.ReLU()(m.layer(x)))
+    assert torch.equal(traced(-torch.ones(2, 4)), network(-torch.ones(2, 4)))
+
+
+def test_questions_may_follow_moves_and_conversions() -> None:
+    def compute(m: Module, x: Tensor) -> Tensor:
+        scale = torch.tensor(x.size(-1) ** 0.5, dtype=x.dtype, device=x.device)
+        y = m.layer(x).to(x.device, torch.float64) / scale
+        if y.shape[-1] != 4 or y.device.type != "cpu" or y.dtype != torch.float64:
+            raise ValueError(y)
+        return y
+
+    network, traced = traced_as(compute)
+    assert torch.equal(traced(torch.ones(2, 4)), network(torch.ones(2, 4)))
