@@ -269,6 +269,8 @@ class Connectivity:
                 consumed=tuple(part for part in now.consumed if part[0] not in known),
                 held=(),
             )
+            for name, _ in fresh.produced:
+                self._shadow.setdefault(name, torch.zeros_like(self.weights[name]))
             for covered in self._covered([fresh], step=1):
                 for name, where in covered.items():
                     self.prune(name, where, "reconnection", "coupled")
