@@ -226,7 +226,7 @@ def _site(request: TrialRequest, task: Task, recipe: Recipe, steps: int, device:
     network, untraceable = prepared(task.network(), inputs)
     network = in_fast_layout(network.to(device))
     connectivity = Connectivity(network)
-    optimizer = TrainingOptimizer(network.parameters(), recipe)
+    optimizer = TrainingOptimizer.from_recipe(network.parameters(), recipe)
     connectivity.optimizer = optimizer
     return Site(
         network=network,

@@ -14,24 +14,23 @@ class TrainingOptimizer:
     """A torch optimizer whose state follows the surgery.
 
     Args:
-        parameters: What is trained.
-        recipe: Which algorithm, with which constants.
+        optimizer: Any of torch's that keeps its state per entry of a parameter (SGD, Adam, AdamW, RMSprop ...).
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], recipe: Recipe) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._torch = optimizer
+        for group in optimizer.param_groups:
+            group.setdefault("lr_factor", 1.0)
+
+    @classmethod
+    def from_recipe(cls, parameters: Iterable[nn.Parameter], recipe: Recipe) -> TrainingOptimizer:
+        """The recipe's algorithm over those parameters that are trained."""
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        groups = [{"params": trained, "lr_factor": 1.0}]
-        self._torch: torch.optim.Optimizer
+        rate, decay = recipe.learning_rate, recipe.weight_decay
         if recipe.optimizer == "adamw":
-            self._torch = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        else:
-            self._torch = torch.optim.SGD(
-                groups,
-                lr=recipe.learning_rate,
-                momentum=recipe.momentum,
-                weight_decay=recipe.weight_decay,
-                nesterov=recipe.momentum > 0,
-            )
+            return cls(torch.optim.AdamW(trained, lr=rate, weight_decay=decay))
+        nesterov = recipe.momentum > 0
+        return cls(torch.optim.SGD(trained, rate, momentum=recipe.momentum, weight_decay=decay, nesterov=nesterov))
 
     @property
     def parameters(self) -> list[nn.Parameter]:

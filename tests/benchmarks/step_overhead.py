@@ -68,7 +68,7 @@ def loop_for(task: Noise, profile: CompressionProfile, steps: int) -> tuple[Fine
     recipe = Recipe(learning_rate=0.01)
     network = task.network()
     connectivity = Connectivity(network)
-    optimizer = TrainingOptimizer(network.parameters(), recipe)
+    optimizer = TrainingOptimizer.from_recipe(network.parameters(), recipe)
     connectivity.optimizer = optimizer
     generator = torch.Generator().manual_seed(0)
     site = Site(network, profile, connectivity, generator, steps, task.example_inputs(), optimizer)

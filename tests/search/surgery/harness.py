@@ -25,7 +25,7 @@ def site_for(
     """A site as a trial makes it."""
     network, untraceable = prepared(network, task.example_inputs())
     connectivity = Connectivity(network)
-    optimizer = TrainingOptimizer(network.parameters(), recipe or Recipe(learning_rate=0.05))
+    optimizer = TrainingOptimizer.from_recipe(network.parameters(), recipe or Recipe(learning_rate=0.05))
     connectivity.optimizer = optimizer
     return Site(
         network=network,

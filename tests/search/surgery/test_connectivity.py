@@ -118,7 +118,7 @@ def test_closed_channel_is_silent_and_comes_back_without_a_change():
 def test_what_is_off_stays_exactly_zero_through_training(optimizer):
     network = tiny_cnn()
     connectivity = Connectivity(network)
-    training = TrainingOptimizer(network.parameters(), Recipe(optimizer=optimizer, weight_decay=0.1))
+    training = TrainingOptimizer.from_recipe(network.parameters(), Recipe(optimizer=optimizer, weight_decay=0.1))
     connectivity.optimizer = training
     groups = channels.groups(network, INPUTS)
     for step in range(8):

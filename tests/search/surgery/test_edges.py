@@ -202,7 +202,13 @@ CHOICES = [
 
 
 def profile(criterion, granularity, edge, pruned, **knobs):
-    values = {"criterion": criterion, "granularity": granularity, "edge_granularity": edge, "radius": 2, "interval": 0.1}
+    values = {
+        "criterion": criterion,
+        "granularity": granularity,
+        "edge_granularity": edge,
+        "radius": 2,
+        "interval": 0.1,
+    }
     return CompressionProfile.of(
         PruningPolicy(sparsity=0.6, granularity=pruned), ReconnectionPolicy.from_values(values | knobs)
     )
