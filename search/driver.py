@@ -24,7 +24,9 @@ from search.searcher import Searcher
 from search.study_file import StudyFile
 from search.writer import Writer
 
-logger = logging.getLogger(__name__)
+#: The study's own log: a line per trial goes to the file and to nobody's screen.
+LOG = "search.log"
+logger = logging.getLogger(LOG)
 
 
 @dataclass

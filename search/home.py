@@ -153,8 +153,13 @@ def storing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that at any moment there is the old one or the new one, whole and on the disk.
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a file so that at any moment there is the old one or the new one, whole.
+
+    Args:
+        path: Where; its folder is made.
+        text: What.
+        durable: Whether it must also outlive a power cut, which takes milliseconds.
 
     Raises:
         StorageError: If it cannot be written.
@@ -165,18 +170,20 @@ def write_text(path: Path, text: str) -> None:
         try:
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write JSON as :func:`write_text` does."""
-    write_text(path, json.dumps(data, separators=(",", ":"), allow_nan=False))
+    write_text(path, json.dumps(data, separators=(",", ":"), allow_nan=False), durable=durable)
 
 
 def read_json(path: Path) -> dict[str, Any]:

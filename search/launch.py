@@ -19,7 +19,7 @@ from objectives.loading import task_hash
 from objectives.task import Task
 from search.artifact.network import read_network
 from search.books import Books
-from search.driver import Driver
+from search.driver import LOG, Driver
 from search.home import Home, StudyFolder, driver_lock, ray_folder, repair_journal, sweep, write_text
 from search.progress import Progress
 from search.record import FrontMember, Record
@@ -274,15 +274,16 @@ def _logged(folder: StudyFolder) -> Iterator[None]:
     """What the parts have to say goes to the study's log as well."""
     handler = logging.FileHandler(folder.log, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    parts = logging.getLogger("search")
-    level = parts.level
-    parts.addHandler(handler)
-    parts.setLevel(logging.INFO)
+    own, parts = logging.getLogger(LOG), logging.getLogger("search")
+    own.propagate = False
+    own.setLevel(logging.INFO)
+    for logger_ in (own, parts):
+        logger_.addHandler(handler)
     try:
         yield
     finally:
-        parts.setLevel(level)
-        parts.removeHandler(handler)
+        for logger_ in (own, parts):
+            logger_.removeHandler(handler)
         handler.close()
 
 

@@ -70,9 +70,9 @@ def read_state(folder: StudyFolder) -> State:
 
 
 def write_state(folder: StudyFolder, state: State) -> None:
-    """Keep the state.
+    """Keep the state; after a power cut it may be the one before.
 
     Raises:
         StorageError: If it cannot be written.
     """
-    write_json(folder.state, state.to_dict())
+    write_json(folder.state, state.to_dict(), durable=False)
