@@ -38,10 +38,11 @@ def write_architecture(network: fx.GraphModule) -> dict[str, Any]:
     """
     if network._forward_hooks or network._forward_pre_hooks:
         raise ExportError("a stored network must compute what its graph says, but has a hook: remove it")
+    graph = _in_single_calls(network)
     data = {
         "schema": SCHEMA,
-        "nodes": [_write_node(node) for node in network.graph.nodes],
-        "modules": describe_modules(network),
+        "nodes": [_write_node(node) for node in graph.nodes],
+        "modules": describe_modules(network, graph),
         "tensors": describe_tensors(network),
         "ties": ties(network),
     }
@@ -95,6 +96,25 @@ def build_architecture(data: object) -> fx.GraphModule:
     network._parameters, network._buffers, network._modules = root._parameters, root._buffers, root._modules
     network._non_persistent_buffers_set = root._non_persistent_buffers_set
     return network.eval()
+
+
+def _in_single_calls(network: fx.GraphModule) -> fx.Graph:
+    """The graph, with every call of a whole ``Sequential`` written as the calls that it makes."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(network.graph, {}))
+    waiting = [node for node in graph.nodes if node.op == "call_module"]
+    while waiting:
+        node = waiting.pop()
+        module = network.get_submodule(str(node.target))
+        if type(module) is nn.Sequential and not module._forward_hooks and not module._forward_pre_hooks:
+            (value,) = node.args
+            with graph.inserting_before(node):
+                for name in module._modules:
+                    value = graph.call_module(f"{node.target}.{name}", (value,))
+                    waiting.append(value)
+            node.replace_all_uses_with(value)
+            graph.erase_node(node)
+    return graph
 
 
 def _write_node(node: fx.Node) -> dict[str, Any]:

@@ -13,17 +13,19 @@ from search.surgery.tracing import changes_nothing_in_evaluation
 from spaces.errors import ExportError
 
 
-def describe_modules(network: nn.Module) -> dict[str, dict[str, Any]]:
+def describe_modules(network: nn.Module, graph: fx.Graph | None = None) -> dict[str, dict[str, Any]]:
     """Class and constructor arguments of every leaf module, JSON-able.
 
     A module that only training needs (drop path) is stored as the identity that it is in evaluation.
 
+    Args:
+        network: Whose modules.
+        graph: What it computes; every module that it calls must be described. None: those that can be are.
+
     Raises:
-        ExportError: If the graph of a traced network calls a module that a file cannot hold.
+        ExportError: If the graph calls a module that a file cannot hold.
     """
-    called: set[str] = set()
-    if isinstance(network, fx.GraphModule):
-        called = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
+    called = {str(node.target) for node in graph.nodes if node.op == "call_module"} if graph is not None else set()
     return dict(_described(network, "", called))
 
 

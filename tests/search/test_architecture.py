@@ -71,6 +71,21 @@ def test_what_was_read_can_be_written_again() -> None:
     assert write_architecture(again) == data
 
 
+def test_a_sequential_that_a_graph_calls_as_a_whole_is_stored_as_its_parts() -> None:
+    network, inputs = bred("plain")
+    traced = trace(network, inputs)
+    traced.add_submodule("aside.first", nn.Sequential(nn.Linear(5, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 5))))
+    (last,) = (node for node in traced.graph.nodes if node.target == "4")
+    with traced.graph.inserting_after(last):
+        added = traced.graph.call_module("aside.first", (last,))
+    last.replace_all_uses_with(added, lambda user: user is not added)
+    traced.recompile()
+    again = read_architecture(json.loads(json.dumps(write_architecture(traced))))
+    again.load_state_dict(traced.state_dict())
+    assert torch.equal(outputs(again, inputs), outputs(traced, inputs))
+    assert not torch.equal(outputs(again, inputs), outputs(network, inputs))
+
+
 def test_tied_weights_are_one_tensor_again() -> None:
     network, inputs = bred("tied_weights")
     data = written(network, inputs)

@@ -412,6 +412,13 @@ class Wild(nn.Module):
         return logits
 
 
+class Doubled(nn.Module):
+    """Kept whole by a test, and nothing that a file may name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
 def test_a_network_that_cannot_be_traced_loads_only_into_its_class(tmp_path: Path) -> None:
     network, inputs = Wild().eval(), (torch.randn(2, 3, 5, 5),)
     out = exported(tmp_path / "out", network, inputs)
@@ -432,6 +439,16 @@ def test_layers_that_shrank_shrink_in_the_class_as_well(tmp_path: Path) -> None:
     again = read_network(tmp_path, Wild(width=6))
     assert torch.equal(outputs(again, inputs), outputs(network, inputs))
     assert again.get_submodule("conv").out_channels == 4
+
+
+def test_a_traced_network_that_no_file_can_hold_is_stored_for_its_class(tmp_path: Path) -> None:
+    network, inputs = nn.Sequential(nn.Linear(3, 3), Doubled()).eval(), (torch.randn(2, 3),)
+    traced = trace(network, inputs, leaves=(Doubled,))
+    data = save_network(tmp_path, traced, inputs)
+    assert data["rebuild"]["class"] == "torch.nn.modules.container:Sequential"
+    assert "Doubled" in data["rebuild"]["reason"]
+    again = read_network(tmp_path, nn.Sequential(nn.Linear(3, 3), Doubled()))
+    assert torch.equal(outputs(again, inputs), outputs(network, inputs))
 
 
 def test_another_class_is_refused(tmp_path: Path) -> None:
