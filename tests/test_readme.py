@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ import typer.main
 
 from search import cli
 from search.installation import ROOT
+from search.study import Study
 from spaces import POLICIES
 from tests.test_readme_docs import fences, rows, section
 
@@ -102,8 +102,7 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     for command in [command for command in COMMANDS if command.startswith("pleach ")]:
         done = shell(command, tmp_path, environment)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    done = shell("pleach list --json", tmp_path, environment)
-    (found,) = json.loads(done.stdout)
+    found = Study.load("tumours", tmp_path / ".pleach").summary()
     assert found["trials"]["complete"] + found["trials"]["pruned"] == 12
     assert found["best"]["feasible"]
     assert found["best"]["scores"]["parameters"] < 0.9 * found["baseline"]["parameters"]
