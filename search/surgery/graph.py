@@ -32,6 +32,8 @@ def trace(network: nn.Module, example_inputs: Inputs, *, leaves: Leaves = ()) ->
 
     What differs between the modes survives: dropout written as a function becomes a dropout module, other constants
     become a `ByMode` module, and a module without state that does nothing in evaluation (drop path) stays as it is.
+    Questions about shapes (``if x.dim() == 3``) are answered for the shapes of the example inputs, but never for their
+    number of samples: that must not matter.
 
     Args:
         network: Left as it is; the traced network shares its parameters, buffers and leaf modules.
@@ -48,10 +50,11 @@ def trace(network: nn.Module, example_inputs: Inputs, *, leaves: Leaves = ()) ->
     for name in network._modules:
         if hasattr(fx.GraphModule, name):
             raise TraceError(f"a submodule must not be called {name!r}, which torch.fx keeps for itself: rename it")
+    expected = {training: _outputs(network, example_inputs, training) for training in (False, True)}
     try:
         traced = _trace(network, example_inputs, (ByMode, *leaves))
-        for training in (False, True):
-            _check_outputs(network, traced, example_inputs, training)
+        for training, outputs in expected.items():
+            _check_outputs(outputs, traced, example_inputs, training)
     except UntraceableError as error:
         place = f"submodule {error.module!r}" if error.module else "network"
         line = f" ({error.line})" if error.line else ""
@@ -212,9 +215,8 @@ def _mode(network: nn.Module, training: bool) -> Iterator[None]:
 # -- checking it -----------------------------------------------------------------------------------------------------
 
 
-def _check_outputs(network: nn.Module, traced: fx.GraphModule, inputs: Inputs, training: bool) -> None:
-    ours, theirs = _outputs(traced, inputs, training), _outputs(network, inputs, training)
-    if not _equal(ours, theirs):
+def _check_outputs(expected: object, traced: fx.GraphModule, inputs: Inputs, training: bool) -> None:
+    if not _equal(_outputs(traced, inputs, training), expected):
         mode = "training" if training else "evaluation"
         raise UntraceableError(
             f"its outputs in {mode} mode differ once it is traced, as they do where a tensor is changed in place, "
