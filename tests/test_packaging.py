@@ -109,7 +109,7 @@ def test_every_declared_dependency_is_used() -> None:
 def test_the_constraints_pin_all_that_is_needed_to_the_versions_that_are_tested() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    pinned: dict[str, str] = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
     assert all(re.fullmatch(r"==[^,*]+", str(pin.specifier)) for pin in pins)
     assert len(pinned) == len(pins)
     assert list(pinned) == sorted(pinned)
