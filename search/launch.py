@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from dashboards.frames import Frames
 from objectives.loading import task_hash
 from objectives.task import Task
 from search.artifact.network import read_network
@@ -22,7 +23,7 @@ from search.books import Books
 from search.driver import LOG, Driver
 from search.home import Home, StudyFolder, driver_lock, ray_folder, repair_journal, sweep, write_text
 from search.progress import Progress
-from search.record import FrontMember, Record
+from search.record import FrontMember, Record, member_files, study_files
 from search.record.runs import MODELS_KEPT
 from search.result import TrialResult
 from search.runners.environment import settle
@@ -138,19 +139,17 @@ class _Run:
             seconds=driver.seconds,
             interrupted=searcher.interrupted,
         )
-        summary = study.summary()
+        summary, frames, learnt = study.summary(), study.frames(), study.policy()
+        importances = {name: report.importance for name, report in learnt.knobs.items()}
         writer.close(
             str(summary["state"]),
-            {
-                "trials.csv": study.trials().to_csv(index=False),
-                "search_policy.json": study.policy().to_json(),
-            },
-            self._members(books, task),
+            study_files(frames, importances) | {"search_policy.json": learnt.to_json()},
+            self._members(books, task, frames),
         )
         self.progress.finished(summary)
 
-    def _members(self, books: Books, task: Task) -> list[FrontMember]:
-        """The front, the champion first, with the networks of the first few."""
+    def _members(self, books: Books, task: Task, frames: Frames) -> list[FrontMember]:
+        """The front, the champion first, with the figures and networks of the first few."""
         best = books.best()
         members = sorted(books.front(), key=lambda member: (member is not best, member.number))
         inputs = task.example_inputs()
@@ -158,6 +157,7 @@ class _Run:
             FrontMember(
                 member.number,
                 champion=member is best,
+                files=member_files(frames, member.number) if index <= MODELS_KEPT else {},
                 network=self._network(member) if index <= MODELS_KEPT else None,
                 inputs=inputs,
             )

@@ -87,4 +87,6 @@ def test_mlflow_holds_every_trial_and_the_best_networks(demo: Mapping[str, Any])
     assert champion.run_id == best.info.run_id
     parent = next(run for run in runs if run.info.run_name == "demo")
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
-    assert {"study.toml", "trials.csv", "search_policy.json"} <= files
+    figures = {"front.html", "importances.html", "layers.html"}
+    assert {"study.toml", "trials.csv", "search_policy.json", *figures} <= files
+    assert "layers.html" in {file.path for file in client.list_artifacts(best.info.run_id)}
