@@ -68,7 +68,13 @@ def _limit(axis: str, bound: float, text: str) -> dict[str, Any]:
     ends = {f"{axis}0": bound, f"{axis}1": bound, f"{other}0": 0, f"{other}1": 1}
     references = {f"{axis}ref": axis, f"{other}ref": "paper"}
     line = {"dash": "dash", "color": ORANGE, "width": 1}
-    return {"type": "line", "line": line, "label": {"text": text}, **ends, **references}
+    return {
+        "type": "line",
+        "line": line,
+        "label": {"text": text, "textposition": "start", "padding": 6},
+        **ends,
+        **references,
+    }
 
 
 def _points(

@@ -47,7 +47,9 @@ def empty(title: str, why: str) -> go.Figure:
 def html(*figures: go.Figure) -> str:
     """A page of figures that stands alone: plotly's script is in it (five megabytes), so it needs no internet."""
     parts = [
-        figure.to_html(include_plotlyjs=index == 0, full_html=False, config={"displaylogo": False, "responsive": True})
+        figure.to_html(
+            include_plotlyjs=index == 0, full_html=False, config={"displayModeBar": False, "responsive": True}
+        )
         for index, figure in enumerate(figures)
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
