@@ -98,5 +98,6 @@ def move(inputs: Inputs, device: str) -> Inputs:
 
 def samples(inputs: Inputs) -> int:
     """The number of samples in a batch's inputs."""
-    first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values() if isinstance(inputs, dict) else inputs))
-    return first.shape[0]
+    if isinstance(inputs, Tensor):
+        return inputs.shape[0]
+    return next(iter(inputs.values() if isinstance(inputs, dict) else inputs)).shape[0]

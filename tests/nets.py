@@ -89,7 +89,7 @@ class Blobs:
         order = torch.arange(len(x))
         if shuffle_seed is not None:
             order = torch.randperm(len(x), generator=torch.Generator().manual_seed(shuffle_seed))
-        for part in order.split(self.batch):
+        for part in torch.split(order, self.batch):
             yield x[part], y[part]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

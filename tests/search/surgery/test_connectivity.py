@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ moves = st.lists(
 )
 
 
-def apply(connectivity: Connectivity, groups: tuple, move: str, seed: int) -> None:
+def apply(connectivity: Connectivity, groups: tuple[channels.ChannelGroup, ...], move: str, seed: int) -> None:
     """One random operation."""
     generator = torch.Generator().manual_seed(seed)
     names = list(connectivity.weights)
@@ -42,7 +44,7 @@ def apply(connectivity: Connectivity, groups: tuple, move: str, seed: int) -> No
 
 @settings(max_examples=40, deadline=None)
 @given(moves)
-def test_ledger_equals_recount_after_any_sequence_of_operations(sequence):
+def test_ledger_equals_recount_after_any_sequence_of_operations(sequence: Any) -> None:
     network = tiny_cnn().eval()
     connectivity = Connectivity(network)
     groups = channels.groups(network, INPUTS)
@@ -64,7 +66,7 @@ def test_ledger_equals_recount_after_any_sequence_of_operations(sequence):
 
 @settings(max_examples=20, deadline=None)
 @given(moves)
-def test_state_round_trip_and_copy(sequence):
+def test_state_round_trip_and_copy(sequence: Any) -> None:
     network = tiny_cnn().eval()
     connectivity = Connectivity(network)
     groups = channels.groups(network, INPUTS)
@@ -79,7 +81,7 @@ def test_state_round_trip_and_copy(sequence):
     assert all(torch.equal(state[name], again[name]) for name in state)
 
 
-def test_hand_count_of_a_small_story():
+def test_hand_count_of_a_small_story() -> None:
     network = mlp(width=4, inputs=2, classes=2)  # weights 4x2, 4x4, 2x4: 8 + 16 + 8 = 32
     connectivity = Connectivity(network)
     first = torch.zeros(4, 2, dtype=torch.bool)
@@ -95,13 +97,13 @@ def test_hand_count_of_a_small_story():
     assert (connectivity.survived(), connectivity.ever_pruned()) == (1, 2)
 
 
-def test_closed_channel_is_silent_and_comes_back_without_a_change():
+def test_closed_channel_is_silent_and_comes_back_without_a_change() -> None:
     network = tiny_cnn().eval()
     connectivity = Connectivity(network)
     group = next(g for g in channels.groups(network, INPUTS) if g.root == "3.conv1.weight")
     with torch.no_grad():
         connectivity.close(group.channels[:3], "pruning", "magnitude")
-        block = network[3]
+        block: Any = network.get_submodule("3")
         inner = block.bn1(block.conv1(torch.randn(2, 8, 8, 8)))
         assert not inner[:, :3].any(), "a zeroed convolution before BatchNorm must not emit a constant"
         before = network(*INPUTS)
@@ -115,7 +117,7 @@ def test_closed_channel_is_silent_and_comes_back_without_a_change():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_what_is_off_stays_exactly_zero_through_training(optimizer):
+def test_what_is_off_stays_exactly_zero_through_training(optimizer: Any) -> None:
     network = tiny_cnn()
     connectivity = Connectivity(network)
     training = TrainingOptimizer.from_recipe(network.parameters(), Recipe(optimizer=optimizer, weight_decay=0.1))
@@ -136,6 +138,6 @@ def test_what_is_off_stays_exactly_zero_through_training(optimizer):
                 assert not network.get_parameter(name)[index[0]].any()
 
 
-def test_network_without_connections_is_refused():
+def test_network_without_connections_is_refused() -> None:
     with pytest.raises(NetworkError, match="nothing to compress"):
         Connectivity(nn.Sequential(nn.ReLU(), nn.BatchNorm1d(3)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -38,20 +39,20 @@ class Pyramid(nn.Module):
         self.up = nn.ConvTranspose2d(6, 4, 2, stride=2)
         self.head = nn.Linear(4, 3)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = torch.relu(self.a(x))
         x = torch.relu(self.up(torch.relu(self.b(x))))
         return self.head(x.mean((2, 3)))
 
 
-def traced(network, inputs):
+def traced(network: Any, inputs: Any) -> Any:
     graph_module = trace(network.eval(), inputs)
     return graph_module, Graph(graph_module, inputs)
 
 
 @pytest.mark.parametrize("network", [tiny_cnn(), Pyramid()], ids=["cnn", "pyramid"])
 @pytest.mark.parametrize("radius", [1, 2, 3, 4])
-def test_no_candidate_is_farther_than_the_radius_and_none_changes_an_output(network, radius):
+def test_no_candidate_is_farther_than_the_radius_and_none_changes_an_output(network: Any, radius: Any) -> None:
     module, graph = traced(network, X)
     before, code = module(*X), module.code
     found = candidates(graph, module, radius)
@@ -62,7 +63,7 @@ def test_no_candidate_is_farther_than_the_radius_and_none_changes_an_output(netw
         assert candidate.distance == graph.distance(candidate.source, candidate.target)
         edges.append(insert(module, candidate, identity=candidate.channels[0] == candidate.channels[1]))
         assert torch.equal(module(*X), before)
-    module(*X).square().sum().backward()
+    module(*X).square().sum().backward()  # type: ignore[no-untyped-call]
     for edge in edges:
         assert module.get_parameter(edge.weight).grad.abs().sum() > 0, "a new edge must be able to learn"
     for edge in edges:
@@ -71,7 +72,7 @@ def test_no_candidate_is_farther_than_the_radius_and_none_changes_an_output(netw
     assert module.code == code, "what is removed leaves no trace"
 
 
-def test_extents_are_bridged_by_pooling_and_repeating():
+def test_extents_are_bridged_by_pooling_and_repeating() -> None:
     module, graph = traced(Pyramid(), X)
     by_ends = {(c.source, c.target): c for c in candidates(graph, module, 4)}
     assert adapted(by_ends["a", "b"], torch.ones(2, 4, 8, 8)).shape == (2, 4, 4, 4)
@@ -79,7 +80,7 @@ def test_extents_are_bridged_by_pooling_and_repeating():
     assert adapted(by_ends["a", "head"], torch.ones(2, 4, 8, 8)).shape == (2, 4)
 
 
-def test_an_edge_computes_the_map_it_says():
+def test_an_edge_computes_the_map_it_says() -> None:
     module, graph = traced(mlp(), (torch.randn(4, 8),))
     candidate = next(c for c in candidates(graph, module, 2) if (c.source, c.target) == ("0", "4"))
     edge = insert(module, candidate, identity=False)
@@ -94,7 +95,7 @@ def test_an_edge_computes_the_map_it_says():
     assert torch.allclose(module(x), expected, atol=1e-6)
 
 
-def test_the_same_edge_twice_and_an_edge_that_is_not_there_are_refused():
+def test_the_same_edge_twice_and_an_edge_that_is_not_there_are_refused() -> None:
     module, graph = traced(tiny_cnn(), X)
     candidate = candidates(graph, module, 1)[0]
     edge = insert(module, candidate, identity=False)
@@ -108,13 +109,13 @@ def test_the_same_edge_twice_and_an_edge_that_is_not_there_are_refused():
 # -- what a pair is worth --------------------------------------------------------------------------------------------
 
 
-def look(watch, module, pairs, gradients):
+def look(watch: Any, module: Any, pairs: Any, gradients: Any) -> None:
     batches = TASK.batches("train", shuffle_seed=0)
     for values, slopes in taps(module, TASK, itertools.islice(batches, 3), pairs, "cpu", gradients=gradients):
         watch.add(values, slopes)
 
 
-def test_pair_gradient_is_the_gradient_that_the_edge_would_have():
+def test_pair_gradient_is_the_gradient_that_the_edge_would_have() -> None:
     module, graph = traced(tiny_cnn(), X)
     for candidate in candidates(graph, module, 3):
         watch = PairGradient(candidate)
@@ -122,20 +123,20 @@ def test_pair_gradient_is_the_gradient_that_the_edge_would_have():
         edge = insert(module, candidate, identity=False)
         module.zero_grad()
         for x, y in itertools.islice(TASK.batches("train", shuffle_seed=0), 3):
-            (TASK.loss(module(x), y) / 3).backward()
+            (TASK.loss(module(x), y) / 3).backward()  # type: ignore[no-untyped-call]
         found = module.get_parameter(edge.weight).grad.flatten(1).abs()
         torch.testing.assert_close(watch.scores(), found, rtol=1e-3, atol=1e-6)
         remove(module, edge)
 
 
-def test_streamed_correlation_is_that_of_all_samples_at_once():
+def test_streamed_correlation_is_that_of_all_samples_at_once() -> None:
     module, graph = traced(tiny_cnn(), X)
     candidate = next(c for c in candidates(graph, module, 2) if c.distance == 2)
     watch = PairCorrelation(candidate)
     kept = []
 
     class Keep:
-        def add(self, values, slopes):
+        def add(self, values: Any, slopes: Any) -> None:
             kept.append((values[candidate.source_node], values[candidate.target_node]))
 
     for each in (watch, Keep()):
@@ -148,7 +149,7 @@ def test_streamed_correlation_is_that_of_all_samples_at_once():
     torch.testing.assert_close(watch.scores().double(), both.abs(), rtol=1e-4, atol=1e-5)
 
 
-def test_unbiased_hsic_by_hand_and_zero_on_average_for_noise():
+def test_unbiased_hsic_by_hand_and_zero_on_average_for_noise() -> None:
     # n = 4, all off-diagonal entries 1: trace 12, sums 12 and 12: 12 + 144/6 - 12*... worked out below.
     ones = torch.ones(4, 4, dtype=torch.float64)
     # tr(KL) = 12; 1'K1 1'L1 / ((n-1)(n-2)) = 144/6 = 24; 2/(n-2) 1'KL1 = 1 * (3*3*4) = 36; (12 + 24 - 36)/(4*1) = 0.
@@ -162,7 +163,7 @@ def test_unbiased_hsic_by_hand_and_zero_on_average_for_noise():
     assert abs(mean) < 4 * spread, "the estimator must be unbiased"
 
 
-def test_alignment_is_one_for_rotated_features_and_small_for_noise():
+def test_alignment_is_one_for_rotated_features_and_small_for_noise() -> None:
     module, graph = traced(mlp(), (torch.randn(4, 8),))
     candidate = candidates(graph, module, 1)[0]
     same, other = Alignment(candidate), Alignment(candidate)
@@ -178,7 +179,7 @@ def test_alignment_is_one_for_rotated_features_and_small_for_noise():
 
 
 @given(st.lists(st.integers(1, 4), min_size=3, max_size=12), st.floats(-1, 0), st.floats(0, 1))
-def test_divergence_sees_no_more_than_what_the_trend_leaves(distances, slope, start):
+def test_divergence_sees_no_more_than_what_the_trend_leaves(distances: Any, slope: Any, start: Any) -> None:
     along = [(d, start + slope * d) for d in distances]
     assert all(abs(value) < 1e-5 for value in divergence(along))
     if len(set(distances)) > 1:
@@ -201,7 +202,7 @@ CHOICES = [
 ]
 
 
-def profile(criterion, granularity, edge, pruned, **knobs):
+def profile(criterion: Any, granularity: Any, edge: Any, pruned: Any, **knobs: Any) -> Any:
     values = {
         "criterion": criterion,
         "granularity": granularity,
@@ -215,7 +216,7 @@ def profile(criterion, granularity, edge, pruned, **knobs):
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids="-".join)
-def test_laws_hold_with_edges(choice, tmp_path):
+def test_laws_hold_with_edges(choice: Any, tmp_path: Any) -> None:
     asked = profile(*choice)
     contracts.attaching_keeps_outputs(TASK, asked)
     contracts.finalized_equals_attached(TASK, asked)
@@ -224,7 +225,7 @@ def test_laws_hold_with_edges(choice, tmp_path):
 
 @settings(max_examples=6, deadline=None)
 @given(st.sampled_from(CHOICES), st.integers(1, 4), st.integers(1, 3))
-def test_edges_stay_within_radius_and_number(choice, radius, skips):
+def test_edges_stay_within_radius_and_number(choice: Any, radius: Any, skips: Any) -> None:
     site, mechanisms = operate(TASK, profile(*choice, radius=radius, skips=skips), 16)
     finalize(site, mechanisms)
     receipt = site.receipts["reconnection"]
@@ -233,7 +234,7 @@ def test_edges_stay_within_radius_and_number(choice, radius, skips):
     assert receipt["edges"] == receipt["edges_added"] - receipt["edges_removed"]
 
 
-def test_identity_edges_never_hold_more_than_one_number_per_channel():
+def test_identity_edges_never_hold_more_than_one_number_per_channel() -> None:
     for pruned, granularity in itertools.product(("weight", "channel"), ("weight", "channel")):
         asked = profile("divergence", granularity, "channel", pruned, skips=4)
         site, mechanisms = operate(TASK, asked, 16)
@@ -245,17 +246,17 @@ def test_identity_edges_never_hold_more_than_one_number_per_channel():
                 assert site.connectivity.active[edge.weight] <= weight.shape[0]
 
 
-def test_a_network_that_cannot_be_traced_is_refused_at_radius_1_and_works_at_0():
+def test_a_network_that_cannot_be_traced_is_refused_at_radius_1_and_works_at_0() -> Any:
     class Untraceable(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.inner = tiny_cnn()
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             return self.inner(x) if x.sum() > -1e9 else x
 
     class Odd(Blobs):
-        def network(self):
+        def network(self) -> Any:
             return Untraceable().eval()
 
     operate(Odd(), CompressionProfile.of(PruningPolicy(sparsity=0.6), ReconnectionPolicy(interval=0.1)), 8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,8 +23,8 @@ TASK = Blobs()
 MLP = Blobs("mlp")
 
 
-def off(site) -> int:
-    return site.connectivity.size - sum(site.connectivity.active.values())
+def off(site: Any) -> int:
+    return int(site.connectivity.size - sum(site.connectivity.active.values()))
 
 
 @settings(max_examples=25, deadline=None)
@@ -31,7 +33,7 @@ def off(site) -> int:
     st.sampled_from(["gradual", "oneshot", "iterative"]),
     st.floats(0.0, 0.99),
 )
-def test_the_final_sparsity_is_exact(allocation, schedule, sparsity):
+def test_the_final_sparsity_is_exact(allocation: Any, schedule: Any, sparsity: Any) -> None:
     profile = CompressionProfile.of(
         PruningPolicy.from_values({"allocation": allocation, "schedule": schedule, "sparsity": sparsity})
     )
@@ -42,7 +44,7 @@ def test_the_final_sparsity_is_exact(allocation, schedule, sparsity):
     assert all(active >= 1 for active in site.connectivity.active.values())
 
 
-def test_one_shot_global_magnitude_takes_the_smallest_of_all():
+def test_one_shot_global_magnitude_takes_the_smallest_of_all() -> None:
     network = MLP.network()
     everything = torch.cat([w.detach().abs().flatten() for w in Connectivity(network).weights.values()])
     count = round(0.7 * everything.numel())
@@ -53,7 +55,7 @@ def test_one_shot_global_magnitude_takes_the_smallest_of_all():
         assert torch.equal(mask, before[name].detach().abs() >= threshold)
 
 
-def test_the_gradual_schedule_is_cubic():
+def test_the_gradual_schedule_is_cubic() -> None:
     seen = []
     policy = PruningPolicy(sparsity=0.8, interval=0.1, last_prune=0.5)
     operate(TASK, CompressionProfile.of(policy), 20, lambda site: seen.append(off(site) / site.connectivity.size))
@@ -64,7 +66,7 @@ def test_the_gradual_schedule_is_cubic():
     assert seen[-1] == seen[10]
 
 
-def test_iterative_rounds_cut_the_same_share_of_what_is_left():
+def test_iterative_rounds_cut_the_same_share_of_what_is_left() -> None:
     seen = []
     policy = PruningPolicy(schedule="iterative", sparsity=0.875, rounds=3, last_prune=0.5)
     operate(TASK, CompressionProfile.of(policy), 20, lambda site: seen.append(off(site) / site.connectivity.size))
@@ -72,7 +74,7 @@ def test_iterative_rounds_cut_the_same_share_of_what_is_left():
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "1:4", "4:8", "2:8"])
-def test_every_group_of_the_pattern_keeps_exactly_n(pattern):
+def test_every_group_of_the_pattern_keeps_exactly_n(pattern: Any) -> None:
     keep, of = map(int, pattern.split(":"))
     site, mechanisms = operate(TASK, CompressionProfile.of(PruningPolicy(granularity="nm", pattern=pattern)), 16)
     patterned = 0
@@ -88,7 +90,7 @@ def test_every_group_of_the_pattern_keeps_exactly_n(pattern):
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
-def test_channels_are_counted_exactly_and_the_network_shrinks(allocation):
+def test_channels_are_counted_exactly_and_the_network_shrinks(allocation: Any) -> None:
     policy = PruningPolicy(granularity="channel", sparsity=0.5, allocation=allocation, interval=0.1)
     site, mechanisms = operate(TASK, CompressionProfile.of(policy), 16)
     assert len(site.connectivity.closed) == 8  # half of the 16 channels of two groups
@@ -99,7 +101,7 @@ def test_channels_are_counted_exactly_and_the_network_shrinks(allocation):
     assert network.get_submodule("6").in_features == widths[0]
 
 
-def test_overrides_hold_for_the_layers_they_match():
+def test_overrides_hold_for_the_layers_they_match() -> None:
     profile = CompressionProfile.of(
         PruningPolicy(sparsity=0.9, allocation="uniform"),
         layers=[LayerOverride("3.*", "pruning", {"sparsity": 0.25})],
@@ -112,7 +114,7 @@ def test_overrides_hold_for_the_layers_they_match():
 
 
 @pytest.mark.parametrize(("exclude", "untouched"), [("first", [0]), ("last", [-1]), ("both", [0, -1]), ("none", [])])
-def test_excluded_layers_stay_dense(exclude, untouched):
+def test_excluded_layers_stay_dense(exclude: Any, untouched: Any) -> None:
     site, _ = operate(
         TASK, CompressionProfile.of(PruningPolicy(sparsity=0.9, exclude=exclude, allocation="uniform")), 8
     )
@@ -121,16 +123,16 @@ def test_excluded_layers_stay_dense(exclude, untouched):
     assert dense == sorted({names[i] for i in untouched}, key=names.index)
 
 
-def test_excluding_everything_is_refused():
+def test_excluding_everything_is_refused() -> Any:
     class OneLayer(Blobs):
-        def network(self):
+        def network(self) -> Any:
             return torch.nn.Linear(8, 4)
 
     with pytest.raises(NetworkError, match="must leave a layer"):
         operate(OneLayer("mlp"), CompressionProfile.of(PruningPolicy(exclude="both")), 4)
 
 
-def test_gradient_watch_is_the_mean_over_its_window():
+def test_gradient_watch_is_the_mean_over_its_window() -> None:
     weight = torch.nn.Parameter(torch.zeros(3))
     watch = GradientWatch({"w": weight}, decisions=[5], width=2)
     for step in range(6):
@@ -139,9 +141,9 @@ def test_gradient_watch_is_the_mean_over_its_window():
     assert watch.mean()["w"].tolist() == [4.5, 4.5, 4.5]
 
 
-def test_activation_norms_are_those_of_the_input_that_a_weight_multiplies():
+def test_activation_norms_are_those_of_the_input_that_a_weight_multiplies() -> None:
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, groups=2), torch.nn.Flatten(), torch.nn.Linear(6, 2))
+    network: Any = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, groups=2), torch.nn.Flatten(), torch.nn.Linear(6, 2))
     weights = {"0.weight": network[0].weight, "2.weight": network[2].weight}
     watch = ActivationWatch(network, weights, decisions=[0])
     x = torch.randn(5, 4, 3, 3)
@@ -157,7 +159,7 @@ def test_activation_norms_are_those_of_the_input_that_a_weight_multiplies():
     assert torch.allclose(linear[1], hidden.flatten(1).square().sum(0).sqrt())
 
 
-def test_criteria_differ():
+def test_criteria_differ() -> None:
     """A criterion that were silently ignored would give another's masks."""
     masks = {}
     for criterion in ("magnitude", "gradient", "movement", "activation", "random"):
@@ -170,5 +172,5 @@ def test_criteria_differ():
             assert not torch.equal(masks[one], masks[two]), (one, two)
 
 
-def test_mlp_of_the_tests_has_what_the_counts_assume():
+def test_mlp_of_the_tests_has_what_the_counts_assume() -> None:
     assert sum(weight.numel() for weight in Connectivity(mlp()).weights.values()) == 8 * 16 + 16 * 16 + 16 * 4

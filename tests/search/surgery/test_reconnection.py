@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ TASK = Blobs()
 
 
 @pytest.mark.parametrize("mode", ["rigl", "set"])
-def test_regrowth_keeps_the_number_of_connections(mode):
+def test_regrowth_keeps_the_number_of_connections(mode: Any) -> None:
     counts = []
     profile = CompressionProfile.of(PruningPolicy(sparsity=0.7), ReconnectionPolicy(mode=mode, interval=0.1))
     site, _ = operate(TASK, profile, 20, lambda site: counts.append(sum(site.connectivity.active.values())))
@@ -24,7 +26,7 @@ def test_regrowth_keeps_the_number_of_connections(mode):
     assert site.connectivity.ledger().created() > 0
 
 
-def test_gmp_regrow_ends_at_the_pruning_policys_sparsity():
+def test_gmp_regrow_ends_at_the_pruning_policys_sparsity() -> None:
     for regrow in (0.0, 0.4, 1.0):
         profile = CompressionProfile.of(PruningPolicy(sparsity=0.7), ReconnectionPolicy(interval=0.1, regrow=regrow))
         site, _ = operate(TASK, profile, 40)
@@ -32,14 +34,14 @@ def test_gmp_regrow_ends_at_the_pruning_policys_sparsity():
         assert active == site.connectivity.size - round(0.7 * site.connectivity.size), regrow
 
 
-def test_nothing_is_dropped_after_t_end():
+def test_nothing_is_dropped_after_t_end() -> None:
     policy = ReconnectionPolicy(interval=0.05, t_end=0.5)
     totals = []
     operate(TASK, CompressionProfile.of(policy), 40, lambda site: totals.append(site.connectivity.ledger().pruned()))
     assert totals[20] == totals[-1] > 0
 
 
-def test_zeta_falls_by_a_cosine():
+def test_zeta_falls_by_a_cosine() -> None:
     policy = ReconnectionPolicy(zeta=0.4, t_end=0.5)
     assert policy.zeta_at(0, 100) == pytest.approx(0.4)
     assert policy.zeta_at(25, 100) == pytest.approx(0.2)
@@ -47,14 +49,14 @@ def test_zeta_falls_by_a_cosine():
     assert policy.zeta_at(60, 100) == 0.0
 
 
-def test_the_first_cycle_drops_the_share_of_each_layer():
+def test_the_first_cycle_drops_the_share_of_each_layer() -> None:
     profile = CompressionProfile.of(ReconnectionPolicy(zeta=0.3, interval=0.4, regrow=0.0))
     site, _ = operate(TASK, profile, 1)
     for name, mask in site.connectivity.masks.items():
         assert int((~mask).sum()) == round(0.3 * mask.numel()), name
 
 
-def test_gradient_growth_takes_the_highest_gradients():
+def test_gradient_growth_takes_the_highest_gradients() -> Any:
     """One RigL cycle against the definition, on a network whose gradients are known."""
     seen = {}
     profile = CompressionProfile.of(
@@ -63,7 +65,7 @@ def test_gradient_growth_takes_the_highest_gradients():
     )
     grow = WeightRegrowth._grow
 
-    def watched(self, wanted, among, count, dropped):
+    def watched(self: Any, wanted: Any, among: Any, count: Any, dropped: Any) -> Any:
         before = {name: mask.clone() for name, mask in self._site.connectivity.masks.items()}
         grown = grow(self, wanted, among, count, dropped)
         for name, mask in self._site.connectivity.masks.items():
@@ -82,7 +84,7 @@ def test_gradient_growth_takes_the_highest_gradients():
     assert len(seen) == 4
 
 
-def test_growth_within_a_pattern_keeps_the_pattern():
+def test_growth_within_a_pattern_keeps_the_pattern() -> None:
     profile = CompressionProfile.of(PruningPolicy(granularity="nm", pattern="2:4"), ReconnectionPolicy(interval=0.05))
     site, _ = operate(TASK, profile, 40)
     for mask in site.connectivity.masks.values():
@@ -91,12 +93,12 @@ def test_growth_within_a_pattern_keeps_the_pattern():
     assert site.connectivity.ledger().created() > 0
 
 
-def test_growth_never_enters_a_masked_channel():
+def test_growth_never_enters_a_masked_channel() -> None:
     profile = CompressionProfile.of(
         PruningPolicy(granularity="channel", sparsity=0.5, schedule="oneshot"), ReconnectionPolicy(interval=0.1)
     )
 
-    def check(site):
+    def check(site: Any) -> None:
         for channel in site.connectivity.closed.values():
             for name, index in channel.produced:
                 assert not site.connectivity.masks[name][index[0]].any()
@@ -106,7 +108,7 @@ def test_growth_never_enters_a_masked_channel():
     assert site.connectivity.ledger().created() > 0
 
 
-def test_distributions_differ():
+def test_distributions_differ() -> None:
     masks = {}
     for distribution in ("uniform", "erk", "global"):
         profile = CompressionProfile.of(

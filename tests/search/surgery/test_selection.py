@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from hypothesis import given
@@ -24,7 +25,9 @@ scores = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, -1.0]), min_size=1, max_s
 
 
 @given(scores, st.integers(0, 40), st.data())
-def test_lowest_selects_exactly_as_many_as_asked_and_none_higher_than_what_it_leaves(values, count, data):
+def test_lowest_selects_exactly_as_many_as_asked_and_none_higher_than_what_it_leaves(
+    values: Any, count: Any, data: Any
+) -> None:
     among = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
     tensor = torch.tensor(values)
     chosen = lowest(tensor, count, among)
@@ -35,13 +38,13 @@ def test_lowest_selects_exactly_as_many_as_asked_and_none_higher_than_what_it_le
         assert tensor[chosen].max() <= tensor[left].min()
 
 
-def test_ties_go_to_the_lower_index():
+def test_ties_go_to_the_lower_index() -> None:
     everything = torch.ones(4, dtype=torch.bool)
     assert lowest(torch.tensor([1.0, 1.0, 0.0, 1.0]), 2, everything).tolist() == [True, False, True, False]
     assert highest(torch.tensor([1.0, 1.0, 0.0, 1.0]), 2, everything).tolist() == [True, True, False, False]
 
 
-def test_lowest_overall_ranks_over_layers_and_breaks_ties_by_layer():
+def test_lowest_overall_ranks_over_layers_and_breaks_ties_by_layer() -> None:
     values = {"a": torch.tensor([[1.0, 3.0]]), "b": torch.tensor([1.0, 0.0, 9.0])}
     among = {name: torch.ones_like(value, dtype=torch.bool) for name, value in values.items()}
     chosen = lowest_overall(values, 2, among)
@@ -49,7 +52,7 @@ def test_lowest_overall_ranks_over_layers_and_breaks_ties_by_layer():
     assert chosen["b"].tolist() == [False, True, False]
 
 
-def test_normalized_ranking_compares_layers_of_different_scale():
+def test_normalized_ranking_compares_layers_of_different_scale() -> None:
     values = {"large": torch.tensor([100.0, 300.0]), "small": torch.tensor([0.15, 0.05])}
     among = {name: torch.ones_like(value, dtype=torch.bool) for name, value in values.items()}
     plain, normalized = lowest_overall(values, 2, among), lowest_overall(values, 2, among, normalize=True)
@@ -62,7 +65,7 @@ def test_normalized_ranking_compares_layers_of_different_scale():
     st.lists(st.tuples(st.floats(0, 10), st.integers(0, 20)), min_size=1, max_size=6),
     st.integers(0, 200),
 )
-def test_apportion_adds_up_exactly_and_never_exceeds_a_capacity(rows, total):
+def test_apportion_adds_up_exactly_and_never_exceeds_a_capacity(rows: Any, total: Any) -> None:
     shares = {str(i): share for i, (share, _) in enumerate(rows)}
     capacity = {str(i): room for i, (_, room) in enumerate(rows)}
     given_ = apportion(total, shares, capacity)
@@ -70,7 +73,7 @@ def test_apportion_adds_up_exactly_and_never_exceeds_a_capacity(rows, total):
     assert all(0 <= given_[name] <= capacity[name] for name in shares)
 
 
-def test_apportion_by_largest_remainder():
+def test_apportion_by_largest_remainder() -> None:
     # 10 split 1:2:4 is 1.43, 2.86, 5.71: floors 1, 2, 5, and the two left go to the largest remainders.
     assert apportion(10, {"a": 1, "b": 2, "c": 4}, {"a": 99, "b": 99, "c": 99}) == {"a": 1, "b": 3, "c": 6}
 
@@ -79,7 +82,7 @@ def test_apportion_by_largest_remainder():
     st.lists(st.tuples(st.integers(1, 64), st.integers(1, 64), st.sampled_from([1, 3])), min_size=1, max_size=6),
     st.floats(0.01, 1.0),
 )
-def test_erk_keeps_the_total_and_no_layer_above_dense(shapes, density):
+def test_erk_keeps_the_total_and_no_layer_above_dense(shapes: Any, density: Any) -> None:
     layers = {str(i): (o, k, s, s) for i, (o, k, s) in enumerate(shapes)}
     found = erk_densities(layers, density)
     sizes = {name: math.prod(shape) for name, shape in layers.items()}
@@ -87,7 +90,7 @@ def test_erk_keeps_the_total_and_no_layer_above_dense(shapes, density):
     assert math.isclose(sum(found[n] * sizes[n] for n in sizes), density * sum(sizes.values()), rel_tol=1e-6)
 
 
-def test_erk_by_hand():
+def test_erk_by_hand() -> None:
     # Two linear layers of 4x4 and 8x8: raw densities 8/16 and 16/64, at half of all 80 weights the scale is
     # 40 / (8 + 16) = 5/3, so 5/6 and 5/12.
     found = erk_densities({"a": (4, 4), "b": (8, 8)}, 0.5)
@@ -96,7 +99,7 @@ def test_erk_by_hand():
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.sampled_from([(1, 4), (2, 4), (4, 8)]), st.integers(0, 1000))
-def test_pattern_leaves_n_of_every_m_and_growth_respects_it(rows, runs, pattern, seed):
+def test_pattern_leaves_n_of_every_m_and_growth_respects_it(rows: Any, runs: Any, pattern: Any, seed: Any) -> None:
     keep, of = pattern
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, runs * of, 3, generator=generator)
@@ -113,6 +116,6 @@ def test_pattern_leaves_n_of_every_m_and_growth_respects_it(rows, runs, pattern,
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.lists(st.integers(1, 3), max_size=2))
-def test_grouping_is_undone_exactly(rows, runs, kernel):
+def test_grouping_is_undone_exactly(rows: Any, runs: Any, kernel: Any) -> None:
     weight = torch.randn(rows, runs * 4, *kernel)
     assert torch.equal(ungrouped(grouped(weight, 4), weight), weight)

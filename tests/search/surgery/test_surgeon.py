@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,24 +18,24 @@ X = TASK.example_inputs()
 OPERATIONS = ("disconnect", "connect", "shift", "mask", "revive", "edge", "remove")
 
 
-def new_surgeon():
+def new_surgeon() -> Any:
     network = tiny_cnn()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     surgeon = Surgeon(network, X, optimizer)
     return surgeon, optimizer
 
 
-def train(surgeon, optimizer, steps=2):
+def train(surgeon: Any, optimizer: Any, steps: Any = 2) -> None:
     surgeon.network.train()
     for _, (x, y) in zip(range(steps), TASK.batches("train", shuffle_seed=1), strict=False):
         optimizer.zero_grad()
-        TASK.loss(surgeon.network(x), y).backward()
+        TASK.loss(surgeon.network(x), y).backward()  # type: ignore[no-untyped-call]
         surgeon.mask_gradients()
         optimizer.step()
     surgeon.network.eval()
 
 
-def operate(surgeon, operation, seed):
+def operate(surgeon: Any, operation: Any, seed: Any) -> Any:
     """One random operation; False where there was nothing to operate on."""
     generator = torch.Generator().manual_seed(seed)
     names = list(surgeon.site.connectivity.weights)
@@ -62,7 +64,7 @@ def operate(surgeon, operation, seed):
     return True
 
 
-def everything(surgeon):
+def everything(surgeon: Any) -> Any:
     optimizer = surgeon.site.optimizer
     tensors = dict(surgeon.network.state_dict()) | surgeon.site.connectivity.state()
     tensors |= {f"optimizer/{name}": value for name, value in optimizer.state().items()}
@@ -71,7 +73,7 @@ def everything(surgeon):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1000)), min_size=1, max_size=5))
-def test_undo_restores_bit_by_bit(sequence):
+def test_undo_restores_bit_by_bit(sequence: Any) -> None:
     surgeon, optimizer = new_surgeon()
     train(surgeon, optimizer)
     for operation, seed in sequence[:-1]:
@@ -90,7 +92,7 @@ def test_undo_restores_bit_by_bit(sequence):
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1000)), min_size=1, max_size=6))
-def test_finalized_computes_what_the_network_under_surgery_does(sequence):
+def test_finalized_computes_what_the_network_under_surgery_does(sequence: Any) -> None:
     surgeon, optimizer = new_surgeon()
     for operation, seed in sequence:
         operate(surgeon, operation, seed)
@@ -102,7 +104,7 @@ def test_finalized_computes_what_the_network_under_surgery_does(sequence):
     assert {n: a for n, a in surgeon.ledger.active().items() if a} == {n: a for n, a in active.items() if a}
 
 
-def test_shift_keeps_the_number_of_connections():
+def test_shift_keeps_the_number_of_connections() -> None:
     surgeon, _ = new_surgeon()
     connectivity = surgeon.site.connectivity
     surgeon.disconnect("6.weight", torch.ones(4, 8, dtype=torch.bool))
@@ -113,10 +115,10 @@ def test_shift_keeps_the_number_of_connections():
     assert surgeon.shift("3.conv1.weight", "6.weight", 1000) == 22, "no more than there is room for"
 
 
-def test_every_operation_that_cannot_be_done_says_what_can():
+def test_every_operation_that_cannot_be_done_says_what_can() -> None:
     surgeon, _ = new_surgeon()
     where = torch.ones(2, 2, dtype=torch.bool)
-    with pytest.raises(NetworkError, match="did you mean '3.conv1.weight'"):
+    with pytest.raises(NetworkError, match=r"did you mean '3\.conv1\.weight'"):
         surgeon.disconnect("3.conv1", where)
     with pytest.raises(NetworkError, match="make it like the weight"):
         surgeon.connect("3.conv1.weight", where)
