@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -16,7 +16,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from spaces import POLICIES
 from spaces.policy import Harsher, Value
+from spaces.profile import CompressionProfile
 from spaces.space import SearchSpace
+
+#: Steps of a long budget.
+LONG = 10_000
 
 Corner = Literal["mildest", "middle", "harshest"]
 
@@ -48,41 +52,45 @@ def decisions(space: SearchSpace, policy: str, steps: int) -> Decisions:
         policy: Its name.
         steps: Optimizer steps of a trial.
     """
-    found = [_acts(space, values, policy, steps) for values in _ends_that_matter(space, policy, steps)]
-    fewest, wanted = min(found, key=lambda pair: pair[0] - pair[1])
-    return Decisions(fewest, max(count for count, _ in found), wanted)
+    return _extremes(_profiles(space, policy), policy, steps)
 
 
 def enough_steps(space: SearchSpace, policy: str, steps: int) -> int | None:
     """A budget in which the policy acts often enough, a fifth above the least at most; None where none does."""
+    profiles = _profiles(space, policy)
     for _ in range(60):
         steps += max(1, steps // 5)
-        if decisions(space, policy, steps).enough:
+        if _extremes(profiles, policy, steps).enough:
             return steps
     return None
 
 
-def _acts(space: SearchSpace, values: Mapping[str, Value], policy: str, steps: int) -> tuple[int, int]:
-    """How often the policy acts at one point of the space, and how often it must."""
-    profile = space.profile(values)
+def _extremes(profiles: list[CompressionProfile], policy: str, steps: int) -> Decisions:
+    found = [_acts(profile, policy, steps) for profile in profiles]
+    fewest, wanted = min(found, key=lambda pair: pair[0] - pair[1])
+    return Decisions(fewest, max(count for count, _ in found), wanted)
+
+
+def _acts(profile: CompressionProfile, policy: str, steps: int) -> tuple[int, int]:
+    """How often the policy acts, and how often it must."""
     acting = profile.policies[policy].within(profile.policies)
     return len(acting.decision_steps(steps)), acting.wanted_decisions()
 
 
-def _ends_that_matter(space: SearchSpace, policy: str, steps: int) -> list[dict[str, Value]]:
-    """Points at all combinations of the ends of the knobs that matter, the others in the middle.
+def _profiles(space: SearchSpace, policy: str) -> list[CompressionProfile]:
+    """All combinations of the ends of the knobs that matter, the others in the middle.
 
     A knob may matter only under another one's choice, so those that act under what was found are looked at again.
     """
     middle: dict[str, Value] = point_at(space, "middle") | {f"{policy}.on": True}
     names = [name for name in space.distributions() if "@" not in name and name != f"{policy}.on"]
-    matter = [name for name in names if _matters(space, [middle], name, policy, steps)]
+    matter = [name for name in names if _matters(space, [middle], name, policy)]
     while True:
         points = [middle | chosen for chosen in _combinations(space, matter)]
         others = [name for name in names if name not in matter and _owners(name) & set(matter)]
-        more = [name for name in others if _matters(space, points, name, policy, steps)]
+        more = [name for name in others if _matters(space, points, name, policy)]
         if not more:
-            return points
+            return [space.profile(point) for point in points]
         matter += more
 
 
@@ -95,9 +103,12 @@ def _owners(name: str) -> set[str]:
     return owners.union(*(_owners(owner) for owner in owners))
 
 
-def _matters(space: SearchSpace, points: list[dict[str, Value]], name: str, policy: str, steps: int) -> bool:
+def _matters(space: SearchSpace, points: list[dict[str, Value]], name: str, policy: str) -> bool:
+    """Whether the knob decides how often the policy acts, in a budget so long that rounding hides nothing."""
     options = ends(space.distributions()[name])
-    return any(len({_acts(space, point | {name: end}, policy, steps) for end in options}) > 1 for point in points)
+    return any(
+        len({_acts(space.profile(point | {name: end}), policy, LONG) for end in options}) > 1 for point in points
+    )
 
 
 def _combinations(space: SearchSpace, names: list[str]) -> Iterator[dict[str, Value]]:
