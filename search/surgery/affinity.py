@@ -52,6 +52,8 @@ def taps(
     sources, targets = {c.source_node for c in candidates}, {c.target_node for c in candidates}
     kept = [(parameter, parameter.grad) for parameter in traced.parameters()]
     modes = [(module, module.training) for module in traced.modules()]
+    # Not only put aside: backward would add to the very tensors that are to come back.
+    traced.zero_grad(set_to_none=True)
     traced.eval()
     try:
         for inputs, wanted in batches:

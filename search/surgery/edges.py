@@ -1,7 +1,7 @@
 """New edges across layers: y_q + S(x_p), where nothing was. Made of plain torch modules, put into the traced graph.
 
-An edge runs from what layer p emits (after its norm and non-linearity) to what layer q computes (after its norm,
-before its non-linearity). S pools or repeats where the two differ in extent, and ends in a linear map without bias
+An edge runs from what layer p emits (after its norm and non-linearity) to what layer q computes, before its norm, which
+then bounds what the edge adds and keeps a masked channel silent. S pools or repeats where the two differ in extent, and ends in a linear map without bias
 whose weights start at exactly 0: the outputs stay as they are, and its gradient, the product of what both ends carry,
 is alive. So a new edge is one more weight among the maskable ones: its entries are created, dropped, booked and
 counted like all others. Where both ends have the same channels the map is one number per channel (an identity edge);
@@ -20,7 +20,6 @@ from torch import Tensor, fx, nn
 from search.surgery.layout import Graph
 from spaces.errors import NetworkError
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _CONVOLUTIONS: Mapping[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 _POOLS: Mapping[int, type[nn.Module]] = {3: nn.AvgPool1d, 4: nn.AvgPool2d, 5: nn.AvgPool3d}
 _GLOBAL_POOLS: Mapping[int, type[nn.Module]] = {
@@ -110,7 +109,7 @@ def candidates(graph: Graph, traced: fx.GraphModule, radius: int) -> list[Candid
             if target not in calls or distance < 1:
                 continue
             start = _feature(nodes[calls[source].node], graph)
-            end = _behind_norm(nodes[calls[target].node])
+            end = nodes[calls[target].node]
             shapes = graph.shapes.get(start.name, ()), graph.shapes.get(end.name, ())
             tokens = {_tokens(traced, layer, shape) for layer, shape in zip((source, target), shapes, strict=True)}
             if len(tokens - {None}) > 1:
@@ -254,16 +253,6 @@ def _feature(node: fx.Node, graph: Graph) -> fx.Node:
         if not unary or (call is not None and call.maskable) or graph.shapes.get(user.name) != graph.shapes[node.name]:
             return node
         node = user
-    return node
-
-
-def _behind_norm(node: fx.Node) -> fx.Node:
-    """Where a layer's sum is complete: behind the norm that directly follows it."""
-    if len(node.users) == 1:
-        (user,) = node.users
-        root = node.graph.owning_module
-        if user.op == "call_module" and root is not None and isinstance(root.get_submodule(str(user.target)), _NORMS):
-            return user
     return node
 
 

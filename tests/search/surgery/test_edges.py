@@ -129,6 +129,19 @@ def test_pair_gradient_is_the_gradient_that_the_edge_would_have() -> None:
         remove(module, edge)
 
 
+def test_looking_leaves_gradients_and_statistics_as_they_were() -> None:
+    module, graph = traced(tiny_cnn(), X)
+    module.train()
+    module(*X).square().sum().backward()
+    before = {name: parameter.grad.clone() for name, parameter in module.named_parameters()}  # type: ignore[union-attr]
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    pairs = candidates(graph, module, 2)
+    look(PairGradient(pairs[0]), module, pairs, gradients=True)
+    assert all(torch.equal(parameter.grad, before[n]) for n, parameter in module.named_parameters())  # type: ignore[arg-type]
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert module.training
+
+
 def test_streamed_correlation_is_that_of_all_samples_at_once() -> None:
     module, graph = traced(tiny_cnn(), X)
     candidate = next(c for c in candidates(graph, module, 2) if c.distance == 2)
