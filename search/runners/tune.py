@@ -6,6 +6,7 @@ each report waits for its answer, and changing trials costs half as much.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -78,10 +79,13 @@ class TuneRunner:
         Raises:
             StudyError: If Ray ends before.
         """
+        desk = _Desk(director)
         try:
-            self._fit(work, director)
+            self._fit(work, desk)
         except (ray.exceptions.RayError, tune.TuneError, ConnectionError) as error:
-            raise StudyError(f"Ray ended before the study ({_first_line(error)}): run it again to go on") from error
+            if desk.error is not None:
+                raise desk.error from None
+            raise StudyError(f"Ray ended before the study ({_last_line(error)}): run it again to go on") from error
 
     def _start(self) -> None:
         size = LEAST_STORE + sum(array.nbytes for array in self._arrays.values())
@@ -101,13 +105,12 @@ class TuneRunner:
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = self._address or "on this machine"
+            where = f"at {self._address}" if self._address else "on this machine"
             raise StudyError(f"Ray does not start {where} ({_first_line(error)}): check resources.address") from error
 
-    def _fit(self, work: Work, director: Director) -> None:
+    def _fit(self, work: Work, desk: _Desk) -> None:
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._concurrent)  # workers start together, not in turn
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        desk = _Desk(director)
         trainable = tune.with_resources(
             tune.with_parameters(TrialActor, work=work, arrays=self._arrays),
             {"CPU": self._cpu, **({"GPU": self._gpu} if self._gpu else {})},
@@ -192,10 +195,14 @@ class TrialActor(tune.Trainable):
 
 
 class _Desk:
-    """Between Tune, which knows trials by its own ids, and the director, who knows requests."""
+    """Between Tune, which knows trials by its own ids, and the director, who knows requests.
+
+    What the director raises is kept here: Tune makes an error of its own of it, with a traceback for a message.
+    """
 
     def __init__(self, director: Director) -> None:
         self.director = director
+        self.error: Exception | None = None
         self.open: dict[str, TrialRequest] = {}
         self.trials: dict[str, Trial] = {}
         self.reasons: dict[str, str] = {}
@@ -204,6 +211,14 @@ class _Desk:
         self.reasons.pop(trial_id, None)
         self.trials.pop(trial_id, None)
         return self.open.pop(trial_id, None)
+
+    @contextlib.contextmanager
+    def minding(self) -> Iterator[Director]:
+        try:
+            yield self.director
+        except Exception as error:
+            self.error = self.error or error
+            raise
 
     def kill(self, trial_id: str) -> None:
         """End a trial whose worker may hang in the middle of a step."""
@@ -227,10 +242,11 @@ class _Proposer(Searcher):
         desk = self._desk
         if len(desk.open) >= self._concurrent:
             return None
-        request = desk.director.propose()
-        if request is None:
-            # Declared to give a dict, and documented to give this word.
-            return cast(dict[str, str], Searcher.FINISHED) if desk.director.done else None
+        with desk.minding() as director:
+            request = director.propose()
+            if request is None:
+                # Declared to give a dict, and documented to give this word.
+                return cast(dict[str, str], Searcher.FINISHED) if director.done else None
         desk.open[trial_id] = request
         return {"request": json.dumps(request.to_dict())}
 
@@ -240,14 +256,15 @@ class _Proposer(Searcher):
         request = desk.close(trial_id)
         if request is None:
             return
-        if error:
-            desk.director.lost(request, f"{reason}, and was not taken up again more than {RETRIES} times")
-        elif result is not None and "result" in result:
-            told = json.loads(result["result"])
-            if told is None:
-                desk.director.lost(request, "the trial ended without a result")
-            else:
-                desk.director.decided(TrialResult.from_dict(told))
+        with desk.minding() as director:
+            if error:
+                director.lost(request, f"{reason}, and was not taken up again more than {RETRIES} times")
+            elif result is not None and "result" in result:
+                told = json.loads(result["result"])
+                if told is None:
+                    director.lost(request, "the trial ended without a result")
+                else:
+                    director.decided(TrialResult.from_dict(told))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: Optuna's storage knows the trials."""
@@ -274,7 +291,8 @@ class _Judge(FIFOScheduler):
         request = self._desk.open.get(trial.trial_id)
         if request is None:
             return str(TrialScheduler.STOP)
-        goes_on = self._desk.director.reported(request, Report.from_dict(json.loads(result["report"])))
+        with self._desk.minding() as director:
+            goes_on = director.reported(request, Report.from_dict(json.loads(result["report"])))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: object, trial: Trial) -> None:
@@ -300,12 +318,13 @@ class _Halt(Stopper):
         if now - self._asked < 0.1:
             return False
         self._asked = now
-        overdue = {request.key for request in desk.director.overdue()}
+        with desk.minding() as director:
+            overdue = {request.key for request in director.overdue()}
         for trial_id, request in list(desk.open.items()):
             if request.key in overdue:
                 desk.open.pop(trial_id)
                 desk.kill(trial_id)
-        if desk.director.halted:
+        if director.halted:
             for trial_id in list(desk.open):
                 desk.open.pop(trial_id)
                 desk.kill(trial_id)
@@ -318,3 +337,8 @@ class _Halt(Stopper):
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _last_line(error: BaseException) -> str:
+    """Of a traceback, which Tune's own errors are, the line that says what it was."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

@@ -1,0 +1,318 @@
+"""Trials in real workers: the same results as in one process, retried when a worker dies, stopped when told to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from objectives.task import SharesArrays
+from search.result import Budget, Report, TaskReference, TrialRequest, TrialResult
+from search.runners.environment import settle
+from search.runners.inline import InlineRunner
+from search.runners.runner import Runner, RunTrial, Work
+from spaces.errors import StorageError
+from spaces.profile import CompressionProfile
+from spaces.pruning import PruningPolicy
+from tests.search.quick import TinyTask, quick_trial
+
+BASELINE = {"accuracy": 1.0, "macs": 100.0, "plasticity": 0.0}
+
+
+class Desk:
+    """A director with a list of requests; stops trials at a given iteration, halts after a given number of reports."""
+
+    def __init__(self, *requests: TrialRequest, stop_at: int = 0, halt_after: int = 0) -> None:
+        self.waiting, self.stop_at, self.halt_after = list(requests), stop_at, halt_after
+        self.live: dict[str, TrialRequest] = {}
+        self.most = 0
+        self.reports: list[tuple[str, int]] = []
+        self.results: dict[str, TrialResult] = {}
+        self.losses: dict[str, str] = {}
+        self.late: set[str] = set()
+        self.at_report: list[object] = []
+
+    def propose(self) -> TrialRequest | None:
+        if not self.waiting:
+            return None
+        request = self.waiting.pop(0)
+        self.live[request.key] = request
+        self.most = max(self.most, len(self.live))
+        return request
+
+    @property
+    def done(self) -> bool:
+        return not self.waiting
+
+    @property
+    def halted(self) -> bool:
+        return 0 < self.halt_after <= len(self.reports)
+
+    def reported(self, request: TrialRequest, report: Report) -> bool:
+        self.reports.append((request.key, report.iteration))
+        for action in self.at_report:
+            assert callable(action)
+            action(request, report)
+        if report.iteration == self.stop_at:
+            self.live.pop(request.key)
+            return False
+        return True
+
+    def decided(self, result: TrialResult) -> None:
+        self.live.pop(result.request.key)
+        self.results[result.request.key] = result
+
+    def lost(self, request: TrialRequest, reason: str) -> None:
+        self.live.pop(request.key)
+        self.losses[request.key] = reason
+
+    def overdue(self) -> list[TrialRequest]:
+        late = [self.live.pop(key) for key in sorted(self.late & set(self.live))]
+        self.late -= {request.key for request in late}
+        return late
+
+
+def request(number: int, seed: int = 0, iterations: int = 4) -> TrialRequest:
+    profile = CompressionProfile.of(PruningPolicy(sparsity=0.3 + number / 10))
+    return TrialRequest(number, f"{number:05d}-k", profile, seed, Budget(1.0, iterations))
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """One cluster for all tests of this file."""
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    settle(folder)
+    import ray
+
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, _temp_dir=str(folder), log_to_driver=False,
+        object_store_memory=128 * 1024**2, logging_level=logging.ERROR,
+    )  # fmt: skip
+    yield folder
+    ray.shutdown()
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def tune(folder: Path, concurrent: int = 2) -> Runner:
+    from search.runners.tune import TuneRunner
+
+    return TuneRunner(TinyTask(), folder, concurrent=concurrent, cpu=1)
+
+
+def work(tmp_path: Path, trial: RunTrial = quick_trial, target: str = "tests.search.quick:TinyTask") -> Work:
+    return Work(TaskReference(target), ("accuracy", "macs"), BASELINE, tmp_path / "checkpoints", run_trial=trial)
+
+
+def run(runner: Runner, work_: Work, desk: Desk) -> Desk:
+    with runner:
+        runner.run(work_, desk)
+    return desk
+
+
+def test_inline_runs_each_trial_to_its_end(tmp_path: Path) -> None:
+    desk = run(InlineRunner(TinyTask()), work(tmp_path), Desk(request(0), request(1, seed=13)))
+    assert desk.reports == [(f"0000{n}-k", i) for n in range(2) for i in range(1, 5)]
+    assert [result.state for result in desk.results.values()] == ["complete", "failed"]
+    assert desk.most == 1
+
+
+def test_inline_stops_and_halts(tmp_path: Path) -> None:
+    desk = run(InlineRunner(TinyTask()), work(tmp_path), Desk(request(0), request(1), stop_at=2))
+    assert len(desk.reports) == 4
+    desk = run(InlineRunner(TinyTask()), work(tmp_path / "halted"), Desk(request(0), request(1), halt_after=3))
+    assert len(desk.reports) == 3
+    assert desk.results == {}
+
+
+@pytest.mark.slow
+def test_workers_give_what_one_process_gives(tmp_path: Path, ray_folder: Path) -> None:
+    requests = [request(n, seed=13 if n == 2 else 0) for n in range(5)]
+    alone = run(InlineRunner(TinyTask()), work(tmp_path / "alone"), Desk(*requests))
+    together = run(tune(ray_folder), work(tmp_path / "together"), Desk(*requests))
+    assert together.results == alone.results
+    assert sorted(together.reports) == sorted(alone.reports)
+    assert together.most == 2
+    assert list((ray_folder).glob("tune_*/*/checkpoint*")) == []
+
+
+def report_of_worker(request: TrialRequest, task: object, *args: object, **kwargs: object) -> Iterator[TrialResult]:
+    """Says who ran it and whether the task came with shared arrays."""
+    import torch
+
+    assert isinstance(task, SharesArrays)
+    metrics = {
+        "process": float(os.getpid()),
+        "task": float(id(task)),
+        "threads": float(torch.get_num_threads()),
+        "samples": float(len(task.arrays()["x"])),
+    }
+    yield TrialResult(request, "complete", {"accuracy": 1.0}, metrics)
+
+
+@pytest.mark.slow
+def test_a_worker_keeps_its_process_its_task_and_its_threads(tmp_path: Path, ray_folder: Path) -> None:
+    desk = run(tune(ray_folder, concurrent=1), work(tmp_path, report_of_worker), Desk(*map(request, range(4))))
+    rows = [result.metrics for result in desk.results.values()]
+    assert len(rows) == 4
+    assert {tuple(row.values()) for row in rows} == {tuple(rows[0].values())}
+    assert rows[0]["process"] != os.getpid()
+    assert rows[0]["threads"] == 1
+
+
+@pytest.mark.slow
+def test_a_stopped_trial_ends_and_its_worker_goes_on(tmp_path: Path, ray_folder: Path) -> None:
+    work_ = work(tmp_path)
+    desk = run(tune(ray_folder, concurrent=1), work_, Desk(request(0), request(1), stop_at=2))
+    assert desk.reports == [("00000-k", 1), ("00000-k", 2), ("00001-k", 1), ("00001-k", 2)]
+    assert desk.results == {}
+
+
+@pytest.mark.slow
+def test_a_trial_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path, ray_folder: Path) -> None:
+    desk = run(tune(ray_folder), work(tmp_path), Desk(request(0, seed=15), request(1)))
+    assert [desk.results[key].state for key in sorted(desk.results)] == ["complete", "complete"]
+    assert len(list(tmp_path.glob("died-*"))) == 1
+    assert desk.losses == {}
+    # The reports before the death come again; the result has each once.
+    assert [key for key, iteration in desk.reports if iteration == 1].count("00000-k") == 2
+    assert [report.iteration for report in desk.results["00000-k"].reports] == [1, 2, 3, 4]
+    assert desk.results["00000-k"].scores == run(
+        InlineRunner(TinyTask()), work(tmp_path / "alone"), Desk(request(0))
+    ).results["00000-k"].scores  # fmt: skip
+
+
+def always_dies(request: TrialRequest, *args: object, **kwargs: object) -> Iterator[Report]:
+    yield Report(1, 4, {"accuracy": 0.5})
+    os._exit(1)
+
+
+@pytest.mark.slow
+def test_a_trial_whose_worker_always_dies_is_lost_and_the_next_one_runs(tmp_path: Path, ray_folder: Path) -> None:
+    desk = run(tune(ray_folder, concurrent=1), work(tmp_path, always_dies), Desk(request(0), stop_at=9))
+    assert desk.reports == [("00000-k", 1)] * 3
+    assert list(desk.losses) == ["00000-k"]
+    assert "its worker died" in desk.losses["00000-k"]
+    assert "not taken up again more than 2 times" in desk.losses["00000-k"]
+    assert "\n" not in desk.losses["00000-k"]
+
+
+@pytest.mark.slow
+def test_a_task_that_cannot_be_built_fails_the_trial_with_its_reason(tmp_path: Path, ray_folder: Path) -> None:
+    desk = run(tune(ray_folder), work(tmp_path, target="tests.search.quick:NoTask"), Desk(request(0)))
+    assert desk.results["00000-k"].state == "failed"
+    assert "NoTask" in desk.results["00000-k"].reason
+
+
+def hangs(request: TrialRequest, *args: object, **kwargs: object) -> Iterator[Report]:
+    yield Report(1, 4, {"accuracy": 0.5})
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_a_hanging_trial_is_ended_in_the_middle_of_a_step(tmp_path: Path, ray_folder: Path) -> None:
+    desk = Desk(request(0))
+    desk.at_report.append(lambda request, report: desk.late.add(request.key))
+    began = time.monotonic()
+    run(tune(ray_folder), work(tmp_path, hangs), desk)
+    assert time.monotonic() - began < 60
+    assert desk.reports == [("00000-k", 1)]
+    assert (desk.results, desk.losses) == ({}, {})
+
+
+@pytest.mark.slow
+def test_halting_drops_what_runs_at_once(tmp_path: Path, ray_folder: Path) -> None:
+    began = time.monotonic()
+    desk = run(tune(ray_folder), work(tmp_path, hangs), Desk(request(0), request(1), request(2), halt_after=2))
+    assert time.monotonic() - began < 60
+    assert len(desk.reports) == 2
+    assert (desk.results, desk.losses) == ({}, {})
+
+
+def tells_its_process(request: TrialRequest, *args: object, **kwargs: object) -> Iterator[Report | TrialResult]:
+    """A quick trial whose reports say who ran them."""
+    for event in quick_trial(request, *args, **kwargs):  # type: ignore[arg-type]
+        yield replace(event, metrics={"process": float(os.getpid())}) if isinstance(event, Report) else event
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_from_outside_is_replaced(tmp_path: Path, ray_folder: Path) -> None:
+    desk = Desk(request(0), request(1))
+    victims: list[int] = []
+
+    def kill(request: TrialRequest, report: Report) -> None:
+        if report.iteration == 2 and not victims:
+            victims.append(int(report.metrics["process"]))
+            os.kill(victims[0], signal.SIGKILL)
+
+    desk.at_report.append(kill)
+    run(tune(ray_folder), work(tmp_path, tells_its_process), desk)
+    assert {key: result.state for key, result in desk.results.items()} == {
+        "00000-k": "complete",
+        "00001-k": "complete",
+    }
+    assert not psutil.pid_exists(victims[0]) or psutil.Process(victims[0]).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+def test_what_the_director_raises_comes_out_as_it_was(tmp_path: Path, ray_folder: Path) -> None:
+    desk = Desk(request(0), request(1))
+
+    def full(request: TrialRequest, report: Report) -> None:
+        raise StorageError("the disk is full: make room")
+
+    desk.at_report.append(full)
+    with pytest.raises(StorageError, match=r"^the disk is full: make room$"):
+        run(tune(ray_folder), work(tmp_path), desk)
+
+
+@pytest.mark.slow
+def test_an_address_that_is_none_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from search.runners.environment import settle; settle(None)\n"
+        "from search.runners.tune import TuneRunner; from spaces.errors import StudyError\n"
+        "from tests.search.quick import TinyTask\n"
+        "try:\n"
+        "    with TuneRunner(TinyTask(), Path(sys.argv[1]), concurrent=1, cpu=1, address='nonsense'): pass\n"
+        "except StudyError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout == (
+        "Ray does not start at nonsense (Invalid address format: nonsense): check resources.address\n"
+    )
+
+
+def test_settings_leave_what_the_user_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    settle(tmp_path / "ray")
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert token.parent == tmp_path / "ray"
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert len(token.read_text()) == 32
+    settle(tmp_path / "other")
+    assert Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text() == token.read_text()
+
+
+def test_a_request_and_its_result_survive_the_way_to_the_worker() -> None:
+    sent = request(3, seed=7)
+    assert TrialRequest.from_dict(json.loads(json.dumps(sent.to_dict()))) == sent
