@@ -75,6 +75,7 @@ def init(
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at once.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing, take defaults.")] = False,
     force: Annotated[bool, typer.Option(help="Overwrite the file.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Write a commented study file; asks for what the options leave open."""
     from search.commands.init import Answers, known, write
@@ -84,10 +85,7 @@ def init(
         trials=trials, epochs=epochs, concurrent=concurrent,
     )  # fmt: skip
     ask = _ask if sys.stdin.isatty() and not yes else None
-    written = write(path, known(given, path, ask), force=force)
-    from search.console import out
-
-    out().print(f"wrote {written}\n\nnext:\n  pleach check {written}\n  pleach run {written}", markup=False)
+    _answer(lambda: {"file": str(write(path, known(given, path, ask), force=force))}, json, "init")
 
 
 @app.command()
@@ -148,14 +146,12 @@ def stop(
     json: JsonOption = False,
 ) -> None:
     """Ask a running study to stop after the trials that run now."""
-    study = _study(name, home)
-    study.stop(now=now)
-    if json:
-        from search.console import print_json
 
-        print_json({"study": name, "stopping": "now" if now else "after the running trials"})
-    else:
-        typer.echo(f"{name} stops {'now' if now else 'after the running trials'}")
+    def ask() -> Mapping[str, Any]:
+        _study(name, home).stop(now=now)
+        return {"study": name, "stopping": "now" if now else "after the running trials"}
+
+    _answer(ask, json, "stop")
 
 
 @app.command(name="list")

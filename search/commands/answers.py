@@ -139,6 +139,17 @@ def export_answer(found: Answer) -> RenderableType:
     return Group(text, *(Text(f"  {name}", style="dim") for name in found["files"]))
 
 
+def init_answer(found: Answer) -> RenderableType:
+    """What was written, and what to do with it."""
+    file = found["file"]
+    return Group(Text(f"wrote {file}\n"), _next([f"pleach check {file}", f"pleach run {file}"]))
+
+
+def stop_answer(found: Answer) -> RenderableType:
+    """That it was asked."""
+    return Text(f"{found['study']} stops {found['stopping']}")
+
+
 def doctor_answer(found: Answer) -> RenderableType:
     """The checks of the machine."""
     table = _table("", "", "what", "found", "remedy")
@@ -178,5 +189,7 @@ RENDER: Mapping[str, Callable[[Answer], RenderableType]] = {
     "compare": compare_answer,
     "export": export_answer,
     "doctor": doctor_answer,
+    "init": init_answer,
+    "stop": stop_answer,
     "watch": study_tables,
 }
