@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 TASKS: Mapping[str, str] = {
+    "chars": "objectives.tasks.chars:Chars",
     "cifar10": "objectives.tasks.cifar10:Cifar10",
     "digits": "objectives.tasks.digits:Digits",
+    "tabular": "objectives.tasks.tabular:Tabular",
+    "transformers": "objectives.tasks.transformers:Transformers",
 }

@@ -279,8 +279,8 @@ def _removal_equals_masking(
     """Whether a copy without these channels computes what a copy with them masked does."""
     masked, removed = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     inputs = tuple(x.to(next(network.parameters()).device) for x in example_inputs)
-    Connectivity(masked).close(channels, "probe", "probe")
     try:
+        Connectivity(masked).close(channels, "probe", "probe")
         remove(removed, channels, example_inputs)
         expected, found = masked(*inputs), removed(*inputs)
     except Exception:  # whatever breaks on a wrong shape, in the network or in the graph, is the answer no
