@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -29,6 +30,7 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
+from search.record.moved import follow  # noqa: E402
 from spaces.errors import PleachError, StorageError  # noqa: E402
 
 # Set here and not by the caller: MLflow's own set-up runs at import and resets its loggers.
@@ -60,6 +62,7 @@ class Store:
         self.uri = uri
         self.served = uri.startswith(("http://", "https://"))
         with self._opening(artifacts), self.translated():
+            follow(uri, artifacts.resolve())
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(experiment)
             if found is None:
@@ -164,7 +167,9 @@ class _Translated:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, MlflowException | SQLAlchemyError | OSError) and not isinstance(error, PleachError):
+        if isinstance(error, MlflowException | SQLAlchemyError | sqlite3.Error | OSError) and not isinstance(
+            error, PleachError
+        ):
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise StorageError(
                 f"MLflow at {without_password(self.uri)} must be usable, but is not ({lines[0][:300]}): "

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import mlflow
@@ -20,6 +23,7 @@ from torch import nn
 
 from search.record import FrontMember, Record
 from search.record.runs import metric_name, param_name
+from search.record.server import server_command, server_environment
 from search.record.store import Store, without_password
 from spaces import POLICIES
 from spaces.errors import StorageError
@@ -332,6 +336,83 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(StorageError, match=r"MLflow at http://127\.0\.0\.1:9 must be usable") as caught:
         Record("http://127.0.0.1:9", task="t", study="s", artifacts=tmp_path).start({}, {}, "")
     assert "\n" not in str(caught.value)
+
+
+WRITTEN_BEFORE = """
+import sys
+from pathlib import Path
+import torch
+from search.record import FrontMember, Record
+from tests.search.results import result
+home = Path(sys.argv[1])
+record = Record(f"sqlite:///{home / 'mlflow.db'}", task="digits", study="s", artifacts=home / "artifacts")
+record.start({"accuracy": 0.97}, {}, "")
+record.write(result(0))
+record.finish("complete", {}, [FrontMember(0, True, {}, torch.nn.Linear(3, 2).eval(), (torch.ones(2, 3),))])
+"""
+
+
+def test_a_home_that_was_moved_keeps_its_artefacts(tmp_path: Path) -> None:
+    # In another process, because MLflow remembers where the runs it has seen are.
+    subprocess.run([sys.executable, "-c", WRITTEN_BEFORE, str(tmp_path / "old")], check=True, timeout=120)
+    (tmp_path / "old").rename(tmp_path / "new")
+    members = [FrontMember(0, True, {}, nn.Linear(3, 2).eval(), (torch.ones(2, 3),))]
+    again = opened(tmp_path / "new", "s")
+    again.start(BASELINE, {}, "")
+    again.write(result(1))
+    again.finish("complete", {"trials.csv": "x"}, members)
+    found = runs(again)
+    assert set(found) == {"parent", "baseline", "trial 0", "trial 1"}
+    assert artefact(found["parent"], "trials.csv") == "x"
+    assert CompressionProfile.from_json(artefact(found["trial 0"], "profile.json")) == result(0).request.profile
+    version = MlflowClient(again.uri).get_model_version_by_alias("digits-s", "champion")
+    assert mlflow.pytorch.load_model(version.source)(torch.ones(5, 3)).shape == (5, 2)
+    assert not (tmp_path / "old").exists()
+
+
+def test_a_database_of_several_homes_is_left_as_it_is(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'shared.db'}"
+    for name in ("a", "b"):
+        Record(uri, task=name, study=name, artifacts=tmp_path / name / "artifacts").start(BASELINE, {}, "")
+    places = {e.name: e.artifact_location for e in MlflowClient(uri).search_experiments()}
+    assert places["a"] == (tmp_path / "a" / "artifacts").as_uri()
+    assert places["b"] == (tmp_path / "b" / "artifacts").as_uri()
+
+
+@pytest.mark.slow
+def test_a_server_keeps_what_a_study_writes(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [*server_command(f"sqlite:///{tmp_path / 'server.db'}", port), "--artifacts-destination", str(tmp_path)]
+    with subprocess.Popen(command, env=server_environment(), cwd=tmp_path, stderr=subprocess.DEVNULL) as server:
+        try:
+            uri = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and not _answers(uri):
+                time.sleep(0.2)
+            record = Record(uri, task="digits", study="s", artifacts=tmp_path / "a")
+            record.start(BASELINE, {}, "[study]")
+            record.write(result(0))
+            network = nn.Linear(3, 2).eval()
+            record.finish("complete", {}, [FrontMember(0, True, {}, network, (torch.ones(2, 3),))])
+            assert Record(uri, task="digits", study="s", artifacts=tmp_path / "a").recorded() == {0}
+            # Another home with a study of the same name is another study.
+            assert Record(uri, task="digits", study="s", artifacts=tmp_path / "b").recorded() == set()
+            version = MlflowClient(uri).get_model_version_by_alias("digits-s", "champion")
+            assert version.run_id == runs(record)["trial 0"].info.run_id
+            client = MlflowClient(uri)
+            assert Path(client.download_artifacts(record.parent, "study.toml")).read_text() == "[study]"
+        finally:
+            server.terminate()
+
+
+def _answers(uri: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def test_opening_at_once_from_two_processes_creates_one_database(tmp_path: Path) -> None:
