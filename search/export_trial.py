@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -15,8 +16,10 @@ from objectives.task import Task
 from search.books import Books
 from search.export import export, read_network
 from search.result import TrialResult
-from search.study import Study
 from spaces.errors import ExportError, StudyError
+
+if TYPE_CHECKING:
+    from search.study import Study
 
 
 def export_trial(

@@ -14,6 +14,7 @@ from dashboards.frames import Frames
 from objectives.criterion import parse
 from search.books import Books
 from search.confirm import confirmed
+from search.export_trial import export_trial
 from search.home import Home, StudyFolder, driver, write_text
 from search.launch import launch
 from search.progress import Progress, Silent
@@ -159,6 +160,25 @@ class Study:
         if driver(self.folder) is None:
             raise StudyError(f"only a running study can be stopped, but {self.name!r} is not: there is nothing to do")
         write_text(self.folder.stop, "now" if now else "finish")
+
+    def export(
+        self, out: str | Path, *, trial: int | None = None, where: str | None = None, overwrite: bool = False
+    ) -> Path:
+        """Write the best trial, or the one that is named, as a folder that stands alone.
+
+        Args:
+            out: The folder to write.
+            trial: A complete trial's number; left out, the best.
+            where: A further condition on the best.
+            overwrite: Replace an earlier export.
+
+        Raises:
+            StudyError: If there is no such trial, or its network is gone.
+            CriterionError: If the condition does not parse.
+            ExportError: If the network cannot be stored, or `out` is taken.
+        """
+        folder, _ = export_trial(self, out, trial=trial, where=where, overwrite=overwrite)
+        return folder
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
