@@ -9,7 +9,6 @@ from typing import cast
 
 from torch import nn
 
-from objectives.objective import OBJECTIVES
 from objectives.task import Task
 from search.result import Budget, TrialRequest
 from search.scoring import measure_baseline
@@ -74,7 +73,8 @@ def compress(
     bound = cast(Task, _WithNetwork(task, network))
     baseline = measure_baseline(bound, device=device)
     request = TrialRequest(0, "compress", profile, seed, Budget(epochs=epochs))
-    trial = Trial(request, bound, list(OBJECTIVES), baseline, device=device)
+    measures = [name for name in baseline if name != "weights"]
+    trial = Trial(request, bound, measures, baseline, device=device)
     for _ in trial.iterations():
         pass
     finished = trial.finish()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,11 +41,11 @@ def read_splits(data: str, needed: Sequence[str], classes: str | None = None) ->
     if path.is_dir():
         return {split: _kept(_file_of(path, split), needed) for split in SPLITS}
     table = _kept(path, needed)
-    parts = split_rows(len(table), None if classes is None else table[classes].to_numpy())
+    parts = split_rows(len(table), None if classes is None else class_names(table[classes]))
     return {split: table.iloc[rows].reset_index(drop=True) for split, rows in parts.items()}
 
 
-def split_rows(count: int, classes: Sequence[object] | NDArray[np.generic] | None) -> dict[Split, NDArray[np.int64]]:
+def split_rows(count: int, classes: NDArray[Any] | None) -> dict[Split, NDArray[np.int64]]:
     """Rows drawn for each split, in order: 60 % training, 20 % validation, 20 % test, always the same ones.
 
     Raises:
@@ -54,7 +55,7 @@ def split_rows(count: int, classes: Sequence[object] | NDArray[np.generic] | Non
         raise TaskError(f"data must have at least 10 rows to be cut into splits, but has {count}: use more")
     values = None
     if classes is not None:
-        found, values, counts = np.unique(np.asarray(classes).astype(str), return_inverse=True, return_counts=True)
+        found, values, counts = np.unique(classes.astype(str), return_inverse=True, return_counts=True)
         if counts.min() < 5:
             rare = found[counts.argmin()]
             raise TaskError(
@@ -65,6 +66,13 @@ def split_rows(count: int, classes: Sequence[object] | NDArray[np.generic] | Non
     of_rest = None if values is None else values[rest]
     train, validation = train_test_split(rest, test_size=0.25, stratify=of_rest, random_state=0)
     return dict(zip(SPLITS, (np.sort(train), np.sort(validation), np.sort(test)), strict=True))
+
+
+def class_names(column: pd.Series) -> NDArray[np.str_]:
+    """Values of a column as words; a whole number is written as one, also where a gap made the column a decimal one."""
+    if pd.api.types.is_float_dtype(column) and bool((column == column.round()).all()):
+        column = column.astype(np.int64)
+    return np.asarray(column.astype(str).to_numpy(), dtype=np.str_)
 
 
 def _file_of(folder: Path, split: Split) -> Path:

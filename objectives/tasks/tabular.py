@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from objectives.mode import evaluating
 from objectives.task import Batch, Split, call, move
 from objectives.tasks.batches import Batches, whole_number
-from objectives.tasks.tables import SPLITS, Encoder, read_splits, split_rows
+from objectives.tasks.tables import SPLITS, Encoder, class_names, read_splits, split_rows
 from objectives.tasks.trained import TrainedTask, Training
 from spaces.errors import TaskError
 
@@ -213,7 +213,7 @@ def _shipped(name: str) -> dict[Split, pd.DataFrame]:
 
 
 def _classes(targets: Mapping[Split, pd.Series]) -> dict[str, NDArray[Any]]:
-    words = {split: column.astype(str).to_numpy(dtype=str) for split, column in targets.items()}
+    words = {split: class_names(column) for split, column in targets.items()}
     known = np.unique(words["train"])
     if len(known) < 2:
         raise TaskError(f"the target must have at least 2 classes, but has only {str(known[0])!r}: check the column")

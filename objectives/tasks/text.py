@@ -18,8 +18,12 @@ SHARES = (0.8, 0.1, 0.1)
 SPLITS: tuple[Split, Split, Split] = ("train", "validation", "test")
 
 
-def read_text(path: str | None) -> str:
+def read_text(path: str | None, argument: str = "text") -> str:
     """A text file, or without one the text that Python itself ships.
+
+    Args:
+        path: Of the file.
+        argument: What the user calls it.
 
     Raises:
         TaskError: If there is no such file, it is not UTF-8, or it is empty.
@@ -30,11 +34,15 @@ def read_text(path: str | None) -> str:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise TaskError(f"text must be a readable file, but {path} is not ({error.strerror}): check the path") from None
+        raise TaskError(
+            f"{argument} must be a readable file, but {path} is not ({error.strerror}): check the path"
+        ) from None
     except UnicodeDecodeError as error:
-        raise TaskError(f"text must be in UTF-8, but {path} is not (byte {error.start}): save it as UTF-8") from None
+        raise TaskError(
+            f"{argument} must be in UTF-8, but {path} is not (byte {error.start}): save it as UTF-8"
+        ) from None
     if not text.strip():
-        raise TaskError(f"text must hold something to read, but {path} is empty: use another file")
+        raise TaskError(f"{argument} must hold something to read, but {path} is empty: use another file")
     return text
 
 
@@ -51,10 +59,10 @@ def help_topics() -> str:
         topics: Mapping[str, str] = importlib.import_module("pydoc_data.topics").topics
     except ImportError:
         raise TaskError(
-            "without text the task reads Python's own help, but this Python has no pydoc_data: args = {text = ...}"
+            "the task reads Python's own help where it is given no file, but this Python has no pydoc_data: give it one"
         ) from None
-    paragraphs = [paragraph for name in sorted(topics) for paragraph in topics[name].split("\n\n")]
-    return "\n\n".join(dict.fromkeys(paragraphs))
+    paragraphs = [part.strip("\n") for name in sorted(topics) for part in topics[name].split("\n\n")]
+    return "\n\n".join(part for part in dict.fromkeys(paragraphs) if part)
 
 
 def cut(codes: NDArray[np.int64], least: int, what: str) -> dict[Split, NDArray[np.int64]]:
@@ -73,8 +81,8 @@ def cut(codes: NDArray[np.int64], least: int, what: str) -> dict[Split, NDArray[
     if min(map(len, parts.values())) < least:
         needed = round(least / min(SHARES)) + 10
         raise TaskError(
-            f"text must have at least {needed:,} {what} for windows of that length, but has {len(codes):,}: "
-            "use a longer text or a shorter context"
+            f"the text must have at least {needed:,} {what} for samples of that length, but has {len(codes):,}: "
+            "use a longer text or shorter samples"
         )
     return parts
 

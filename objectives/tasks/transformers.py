@@ -182,7 +182,7 @@ class Transformers(TrainedTask):
             arrays |= classes(labels, config, fixed=self.training is None)
         else:
             arrays = self._read_text(config)
-        values = json.dumps({**config.to_dict(), "model_type": config.model_type})
+        values = config.to_json_string(use_diff=False)
         return arrays | {"config": np.frombuffer(values.encode(), dtype=np.uint8)}
 
     def _read_text(self, config: Any) -> dict[str, NDArray[Any]]:

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_digits
 
 from objectives.task import Split
-from objectives.tasks.tables import SPLITS, read_splits, split_rows
+from objectives.tasks.tables import SPLITS, class_names, read_splits, split_rows
 from objectives.tasks.text import cut, read_text
 from objectives.tasks.transformers_models import library
 from spaces.errors import TaskError
@@ -113,13 +113,15 @@ def _tokenizer(folder: Path) -> Any:
             f"the tokenizer of {folder} cannot be read ({' '.join(str(error).split())}): check it"
         ) from error
     if found.pad_token_id is None:
+        if found.eos_token is None:
+            raise TaskError(f"the tokenizer of {folder} must have a token to pad with, but has none: set pad_token")
         found.pad_token = found.eos_token
     return found
 
 
 def read_windows(data: str | None, tokens: Tokens, length: int) -> Arrays:
     """A text's tokens by split: the head of the text, its middle, its tail."""
-    characters = np.array([ord(character) for character in read_text(data)])
+    characters = np.array([ord(character) for character in read_text(data, "data")])
     arrays: Arrays = {}
     for split, part in cut(characters, 2 * length, "characters").items():
         codes = tokens.whole("".join(map(chr, part.tolist())))
@@ -169,30 +171,32 @@ def read_images(data: str | None, config: Any, folder: Path | None) -> tuple[Arr
     ]
     arrays: Arrays = {"look": np.stack(look)}
     labels: dict[Split, pd.Series] = {}
-    for split, (images, told) in _pictures(data).items():
-        scaled = [picture.convert("L" if channels == 1 else "RGB").resize((width, height)) for picture in images]
+    for split, (images, told) in _pictures(data, "L" if channels == 1 else "RGB").items():
+        scaled = [picture.resize((width, height)) for picture in images]
         pixels = np.stack([np.asarray(picture).reshape(height, width, channels) for picture in scaled])
         arrays[f"{split}/pixels"] = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         labels[split] = told
     return arrays, labels
 
 
-def _pictures(data: str | None) -> dict[Split, tuple[list[Image.Image], pd.Series]]:
+def _pictures(data: str | None, mode: str) -> dict[Split, tuple[list[Image.Image], pd.Series]]:
     if data is None:
         bunch = load_digits()
         bright = np.round(bunch.images * (255 / 16)).astype(np.uint8)
         return {
-            split: ([Image.fromarray(bright[row]) for row in rows], pd.Series(bunch.target[rows]))
+            split: ([Image.fromarray(bright[row]).convert(mode) for row in rows], pd.Series(bunch.target[rows]))
             for split, rows in split_rows(len(bright), bunch.target).items()
         }
     tables = read_splits(data, ["image", "label"], classes="label")
-    return {split: ([_decoded(cell) for cell in table["image"]], table["label"]) for split, table in tables.items()}
+    return {
+        split: ([_decoded(cell, mode) for cell in table["image"]], table["label"]) for split, table in tables.items()
+    }
 
 
-def _decoded(cell: Any) -> Image.Image:
-    encoded = cell.get("bytes") if isinstance(cell, Mapping) else cell
+def _decoded(cell: Any, mode: str) -> Image.Image:
+    encoded: Any = cell.get("bytes") if isinstance(cell, Mapping) else cell
     try:
-        return Image.open(io.BytesIO(encoded))
+        return Image.open(io.BytesIO(encoded)).convert(mode)
     except (TypeError, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise TaskError(f"the column image must hold encoded images, but does not ({error}): check the data") from None
 
@@ -229,7 +233,7 @@ def classes(labels: Mapping[Split, pd.Series], config: Any, *, fixed: bool) -> A
     Raises:
         TaskError: If a label is none of the model's, or not in training.
     """
-    words = {split: column.astype(str).to_numpy(dtype=str) for split, column in labels.items()}
+    words = {split: class_names(column) for split, column in labels.items()}
     found = sorted(set(words["train"].tolist()))
     numbers = {str(name): int(number) for name, number in (config.label2id or {}).items()}
     if not all(word in numbers for word in found):

@@ -169,7 +169,8 @@ def load(kind: str, config: Any, folder: Path, *, complete: bool) -> Logits:
 
 
 def _wrapped(kind: str, model: nn.Module) -> Logits:
-    model.config.use_cache = False
+    config: Any = model.config
+    config.use_cache = False
     _use_linear_layers(model)
     return {"image-classification": ImageLogits, "seq2seq": Seq2SeqLogits}.get(kind, Logits)(model)
 
