@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
+import torch
 from optuna.distributions import CategoricalDistribution
 
 from objectives.checking import check_task
@@ -21,7 +22,7 @@ from objectives.criterion import Criterion
 from objectives.loading import load_task
 from objectives.task import Task, call
 from search.decisions import Corner, Decisions, decisions, enough_steps, point_at
-from search.finetune import steps_per_epoch, stream
+from search.finetune import in_fast_layout, steps_per_epoch, stream
 from search.projection import PROJECTED, projected
 from search.scoring import measure_baseline
 from search.study_file import StudyFile
@@ -260,14 +261,18 @@ def _notes(file: StudyFile, task: Task, limits: tuple[Limit, ...]) -> Iterator[s
 
 def _seconds_per_step(task: Task) -> float:
     """Forward and backward on a few training batches; the first one, which warms up, does not count."""
-    network = task.network().train()
+    network = in_fast_layout(task.network().train())
     batches = stream(task, seed=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     times: list[float] = []
     began = time.perf_counter()
-    while len(times) < 6 and time.perf_counter() - began < TIMED:
-        inputs, targets = next(batches)
-        start = time.perf_counter()
-        loss = task.loss(call(network, inputs), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        times.append(time.perf_counter() - start)
+    try:
+        while len(times) < 6 and time.perf_counter() - began < TIMED:
+            inputs, targets = next(batches)
+            start = time.perf_counter()
+            task.loss(call(network, inputs), targets).backward()  # type: ignore[no-untyped-call]
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
     return statistics.median(times[1:] or times)
