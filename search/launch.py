@@ -54,14 +54,7 @@ def launch(study: Study, progress: Progress, trial: RunTrial = run_trial) -> Non
     folder = study.folder
     with driver_lock(folder), _logged(folder), _home_for_tasks(study.home):
         state = _prepared(study)
-        recorder = Record(
-            state.mlflow_uri,
-            task=study.task_name,
-            study=study.name,
-            artifacts=study.home.artifacts,
-            knobs=study.file.space.distributions(),
-        )
-        run = _Run(study, state, progress, recorder, trial)
+        run = _Run(study, state, progress, trial)
         try:
             run.go_on()
         except BaseException as error:
@@ -105,16 +98,18 @@ class _Run:
     study: Study
     state: State
     progress: Progress
-    recorder: Recorder
     trial: RunTrial
 
     def go_on(self) -> None:
         study, file, folder = self.study, self.study.file, self.study.folder
-        work, task = self._work()
+        work = self._work()
+        task = work.load_task()
+        recorder = self._recorder(task)
+        work = self._with_baseline(work, task)
         books = Books(file.directions, file.criteria, self.state.baseline)
         books.read(folder)
         searcher = self._searcher(books)
-        writer = Writer(self.recorder)
+        writer = Writer(recorder)
         writer.open(self.state.baseline, {"data.hash": self.state.task_hash[:16]}, file.text, books.results.values())
         driver = Driver(
             file,
@@ -176,8 +171,8 @@ class _Run:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]
         write_state(self.study.folder, self.state)
 
-    def _work(self) -> tuple[Work, Task]:
-        """The task, its baseline measured once and kept, and what the trials share."""
+    def _work(self) -> Work:
+        """What the trials share, but for the baseline."""
         file = self.study.file
         reference = file.task_reference
         made_of = task_hash(reference.target, reference.args, reference.source)
@@ -186,22 +181,37 @@ class _Run:
                 f"the task of {self.study.name!r} must stay what it was in the first run, but {reference.target} has "
                 f"changed: undo it, or start another study with --name NEW --from {self.study.name}"
             )
+        self.keep(task_hash=made_of)
         resources = file.resources
-        work = Work(
+        return Work(
             reference,
             file.measures,
-            self.state.baseline,
+            {},
             self.study.folder.root / "checkpoints",
             device="cuda" if resources.gpu > 0 else "cpu",
             threads=max(1, int(resources.cpu)),
             home=self.study.home.root,
             run_trial=self.trial,
         )
-        task = work.load_task()
-        if any(name not in self.state.baseline for name in file.measures):
-            baseline = measure_baseline(task, file.measures)
-            self.keep(baseline=baseline, task_hash=made_of)
-        return replace(work, baseline=self.state.baseline), task
+
+    def _recorder(self, task: Task) -> Recorder:
+        """The record of the study; it opens in the background."""
+        name = getattr(task, "name", None)
+        if isinstance(name, str) and name:
+            self.keep(task=name)
+        return Record(
+            self.state.mlflow_uri,
+            task=self.study.task_name,
+            study=self.study.name,
+            artifacts=self.study.home.artifacts,
+            knobs=self.study.file.space.distributions(),
+        )
+
+    def _with_baseline(self, work: Work, task: Task) -> Work:
+        """Measured once, and kept."""
+        if any(name not in self.state.baseline for name in work.measures):
+            self.keep(baseline=measure_baseline(task, work.measures))
+        return replace(work, baseline=self.state.baseline)
 
     def _searcher(self, books: Books) -> Searcher:
         file = self.study.file

@@ -23,6 +23,7 @@ class State:
         folder: Where relative paths of its file start.
         file: The file of the latest run, as TOML.
         judged: The constraints by which Optuna was told of the trials.
+        task: The task's name.
         task_hash: What the task was made of.
         baseline: The measures of the network before compression.
         seconds: Wall time of all runs.
@@ -37,6 +38,7 @@ class State:
     folder: str = ""
     file: str = ""
     judged: Mapping[str, str] = field(default_factory=dict)
+    task: str = ""
     task_hash: str = ""
     baseline: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0

@@ -131,8 +131,8 @@ class Study:
 
     @property
     def task_name(self) -> str:
-        """What the study's experiment is called in MLflow."""
-        return self.file.task.target.rpartition(":")[2]
+        """What the study's experiment is called in MLflow: the task's own name where it has one."""
+        return self.state.task or self.file.task.target.rpartition(":")[2]
 
     # -- doing ------------------------------------------------------------------------------------------------------
 
