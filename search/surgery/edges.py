@@ -5,7 +5,7 @@ then bounds what the edge adds and keeps a masked channel silent. S pools or rep
 ends in a linear map without bias whose weights start at exactly 0: the outputs stay as they are, and its gradient, the
 product of what both ends carry, is alive. So a new edge is one more weight among the maskable ones: its entries are
 created, dropped, booked and counted like all others. Where both ends have the same channels the map is one number per
-channel (an identity edge); elsewhere, and where only chosen pairs of units are connected, it is a masked 1x1 projection.
+channel (an identity edge); elsewhere, and where only chosen pairs of units connect, it is a masked 1x1 projection.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_no_candidate_is_farther_than_the_radius_and_none_changes_an_output(netw
         assert candidate.distance == graph.distance(candidate.source, candidate.target)
         edges.append(insert(module, candidate, identity=candidate.channels[0] == candidate.channels[1]))
         assert torch.equal(module(*X), before)
-    module(*X).square().sum().backward()  # type: ignore[no-untyped-call]
+    module(*X).square().sum().backward()
     for edge in edges:
         assert module.get_parameter(edge.weight).grad.abs().sum() > 0, "a new edge must be able to learn"
     for edge in edges:
@@ -133,11 +133,11 @@ def test_looking_leaves_gradients_and_statistics_as_they_were() -> None:
     module, graph = traced(tiny_cnn(), X)
     module.train()
     module(*X).square().sum().backward()
-    before = {name: parameter.grad.clone() for name, parameter in module.named_parameters()}  # type: ignore[union-attr]
+    before = {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
     state = {name: value.clone() for name, value in module.state_dict().items()}
     pairs = candidates(graph, module, 2)
     look(PairGradient(pairs[0]), module, pairs, gradients=True)
-    assert all(torch.equal(parameter.grad, before[n]) for n, parameter in module.named_parameters())  # type: ignore[arg-type]
+    assert all(torch.equal(parameter.grad, before[n]) for n, parameter in module.named_parameters())
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
     assert module.training
 
