@@ -159,9 +159,15 @@ def list_(home: HomeOption = None, json: JsonOption = False) -> None:
     """All studies of the home."""
     from search.console import out, print_json, studies_table
     from search.study import Study
+    from spaces.errors import PleachError
 
     place = _home(home)
-    summaries = [Study.load(name, place).summary() for name in place.studies()]
+    summaries = []
+    for name in place.studies():
+        try:
+            summaries.append(Study.load(name, place).summary())
+        except PleachError as error:  # the others can be listed all the same
+            sys.stderr.write(f"pleach: {' '.join(str(error).split())}\n")
     if json:
         print_json(summaries)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,16 @@ def test_an_empty_home_says_how_to_begin(shell: Shell, tmp_path: Path) -> None:
     assert "pleach demo" in out
     shell.home = tmp_path
     assert shell.json("list") == []
+
+
+def test_a_study_that_cannot_be_read_does_not_hide_the_others(shell: Shell, tmp_path: Path) -> None:
+    shutil.copytree(shell.home / "studies", tmp_path / "studies")
+    shutil.copytree(tmp_path / "studies" / "small", tmp_path / "studies" / "torn")
+    (tmp_path / "studies" / "torn" / "state.json").write_text("{")
+    code, out, err = shell("list", "--home", tmp_path, "--json")
+    assert code == 0
+    assert [summary["study"] for summary in json.loads(out)] == ["small"]
+    assert "torn" in err
 
 
 def test_the_home_comes_from_the_environment(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
