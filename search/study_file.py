@@ -188,7 +188,7 @@ class StudyFile(Table):
     @property
     def trial_budget(self) -> Budget:
         """What each trial gets."""
-        return Budget(self.budget.epochs, self.budget.iterations)
+        return Budget(self.budget.epochs, self.budget.iterations, self.budget.precision)
 
     @property
     def time_limit(self) -> float | None:

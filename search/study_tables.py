@@ -106,6 +106,7 @@ class BudgetTable(Table):
 
     epochs: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     iterations: int = Field(default=6, ge=1)
+    precision: Literal["fp32", "bf16"] | None = None
     scheduler: Literal["none", "asha", "mo-asha"] = "none"
     eta: int = Field(default=3, ge=2)
     grace: int = Field(default=1, ge=1)
