@@ -35,8 +35,7 @@ app = typer.Typer(
 )
 
 HomeOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder of all state; else $PLEACH_HOME, else ./.pleach.", show_default=False),
+    Path | None, typer.Option(help="Folder of all state; else $PLEACH_HOME, else ./.pleach.", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 NameArgument = Annotated[str, typer.Argument(help="The study's name.", show_default=False)]
@@ -80,10 +79,7 @@ def init(
     """Write a commented study file; asks for what the options leave open."""
     from search.commands.init import Answers, known, write
 
-    given = Answers(
-        task=task, name=name, objectives=objective, constraints=constraint, policies=policy,
-        trials=trials, epochs=epochs, concurrent=concurrent,
-    )  # fmt: skip
+    given = Answers(task, name, objective, constraint, policy, trials, epochs, concurrent)
     ask = _ask if sys.stdin.isatty() and not yes else None
     _answer(lambda: {"file": str(write(path, known(given, path, ask), force=force))}, json, "init")
 
@@ -286,11 +282,9 @@ def _study(name: str, folder: Path | None) -> Study:
 
 
 def _progress(quiet: bool) -> Any:
-    from rich.console import Console
-
     from search.console import err
 
-    return Console(quiet=True, stderr=True) if quiet else err()
+    return err(quiet=quiet)
 
 
 def _ask(question: str, default: str) -> str:

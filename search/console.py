@@ -34,9 +34,9 @@ def out() -> Console:
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
-def err() -> Console:
-    """For progress and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+def err(*, quiet: bool = False) -> Console:
+    """For progress and errors; a quiet one says nothing."""
+    return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 @contextmanager

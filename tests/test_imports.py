@@ -30,7 +30,6 @@ FREE = ("optuna.distributions",)
 INSIDE: dict[tuple[str, str], str] = {
     ("search/cli.py", "search"): "`pleach --help` must not wait for torch, Ray and MLflow: a verb loads what it needs",
     ("search/cli.py", "spaces.errors"): "imported once the installation is checked",
-    ("search/cli.py", "rich.console"): "as above: completion and typing errors are instant",
     ("search/cli.py", "importlib.metadata"): "only `--version` needs it",
     ("search/launch.py", "search.runners.tune"): "Ray reads its settings when it is imported",
     ("search/record/runs.py", "search.record.store"): "MLflow takes seconds to import, which happens in the background",

@@ -6,8 +6,6 @@ completed, never doubled. Nothing here needs an active run, so two studies in on
 
 from __future__ import annotations
 
-import json
-import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,19 +15,16 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from objectives.objective import OBJECTIVES
 from search.machine import git_commit, hardware
+from search.record.entries import files_of, metric_name, params_of, points_of, tags_of
 from search.result import TrialResult
 from spaces import POLICIES
 from spaces.errors import ExportError, StorageError
-from spaces.policy import Value
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from search.record.store import Point, Store
+    from search.record.store import Store
 
 #: At most so many networks of a front are kept, and the champion.
 MODELS_KEPT = 3
@@ -126,7 +121,8 @@ class Record:
             StorageError: If the database cannot be used.
         """
         number, parent = result.number, self.parent
-        labels = self._tags | self._labels(result) | dict(tags or {})
+        pareto = {"pareto": str(number in self._front).lower()}
+        labels = self._tags | tags_of(result) | pareto | dict(tags or {})
         if number in self._written:
             self.store.log(self._runs[number], tags=labels)
             return
@@ -137,8 +133,13 @@ class Record:
         run = self._runs[number]
         # Points carry the run's own start, so that writing a torn run again repeats the same points.
         start = self.store.started(run)
-        self.store.log(run, points=_points(result, start), params=self._params(result), tags=labels)
-        for name, text in _files(result).items():
+        self.store.log(
+            run,
+            points=points_of(result, start),
+            params=params_of(self._neutral | result.request.profile.parameters()),
+            tags=labels,
+        )
+        for name, text in files_of(result).items():
             self.store.text(run, text, name)
         self.store.end(run, "FAILED" if result.state == "failed" else "FINISHED", max(start, now))
         self._written.add(number)
@@ -234,33 +235,8 @@ class Record:
         run = self.store.create("baseline", tags, parent=self.parent, start=now)
         points = [(metric_name(name), 0, value, now) for name, value in baseline.items()]
         points += [(f"final/{name}", 0, value, now) for name, value in baseline.items()]
-        self.store.log(run, points=points, params=_named(self._neutral))
+        self.store.log(run, points=points, params=params_of(self._neutral))
         self.store.end(run, "FINISHED")
-
-    def _labels(self, result: TrialResult) -> dict[str, str]:
-        from search.record.store import texts
-
-        budget = result.request.budget
-        labels = texts(
-            {
-                "trial.number": result.number,
-                "trial.state": result.state,
-                "feasible": result.feasible,
-                "pareto": result.number in self._front,
-                "budget": f"{budget.epochs:g} epochs",
-                "profile.hash": result.request.profile.fingerprint(),
-                "cached": result.cached is not None,
-            }
-        )
-        if result.cached is not None:
-            labels["cached.from"] = str(result.cached)
-        if result.reason:
-            labels["reason"] = result.reason
-            labels["mlflow.note.content"] = result.reason
-        return labels
-
-    def _params(self, result: TrialResult) -> dict[str, str]:
-        return _named(self._neutral | result.request.profile.parameters())
 
     def _mark_front(self, front: set[int]) -> None:
         for number in sorted(front ^ self._front):
@@ -280,53 +256,6 @@ class Record:
             return
         if member.champion:
             models.register(self.store, run, model, f"{self.task}-{self.study}")
-
-
-def metric_name(objective: str) -> str:
-    """The MLflow name of an objective; a task's own metrics are quality figures."""
-    if objective in OBJECTIVES:
-        return OBJECTIVES[objective].metric
-    return "size/weights" if objective == "weights" else f"quality/{objective}"
-
-
-def param_name(knob: str) -> str:
-    """A knob's name within MLflow's alphabet: ``pruning.sparsity@layer3.*`` -> ``pruning.sparsity at layer3.all``."""
-    plain = knob.replace("@", " at ").replace("*", "all")
-    return "".join(c if c.isalnum() or c in "_.- " else f"-{ord(c):x}" for c in plain)
-
-
-def _named(values: Mapping[str, Value]) -> dict[str, str]:
-    from search.record.store import texts
-
-    return {param_name(name): text for name, text in texts(values).items()}
-
-
-def _points(result: TrialResult, start: int) -> list[Point]:
-    """The curves, one step per iteration, the last step being the final figures; ``final/`` at full budget only."""
-    seconds = 1000 * result.seconds
-    values: dict[tuple[str, int], float] = {}
-    last = result.reports[-1].iteration if result.reports else result.request.budget.iterations
-    for report in result.reports:
-        values |= {(name, report.iteration): value for name, value in report.metrics.items()}
-    values |= {(name, last): value for name, value in result.metrics.items()}
-    if result.state == "complete":
-        values |= {(f"final/{name}", last): value for name, value in result.scores.items()}
-        values[("final/seconds", last)] = result.seconds
-    return [
-        (name, step, value, start + round(seconds * step / last))
-        for (name, step), value in values.items()
-        if math.isfinite(value)
-    ]
-
-
-def _files(result: TrialResult) -> dict[str, str]:
-    files = {
-        "profile.json": result.request.profile.to_json(),
-        "ledger.json": json.dumps(result.ledger.to_dict()),
-    }
-    if result.layers:
-        files["layers.csv"] = pd.DataFrame(list(result.layers)).to_csv(index=False)
-    return files
 
 
 def _torn(run: Any) -> str | None:

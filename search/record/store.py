@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
+from search.record.entries import Point  # noqa: E402
 from search.record.moved import follow  # noqa: E402
 from spaces.errors import PleachError, StorageError  # noqa: E402
 
@@ -42,8 +43,6 @@ METRICS_A_BATCH, PARAMS_A_BATCH, TAGS_A_BATCH = 1000, 100, 100
 MAX_PARAM, MAX_TAG = 6000, 8000
 
 T = TypeVar("T")
-#: One point of a curve: name, step, value, milliseconds since 1970.
-Point = tuple[str, int, float, int]
 
 
 class Store:
@@ -196,18 +195,6 @@ def without_password(uri: str) -> str:
     login, at, host = rest.rpartition("@")
     user, colon, _ = login.partition(":")
     return f"{scheme}{slashes}{user}{':***' if colon else ''}{at}{host}"
-
-
-def texts(values: Mapping[str, object] | Sequence[tuple[str, object]]) -> dict[str, str]:
-    """Values as MLflow writes them: booleans in small letters, floats without noise."""
-    pairs = values.items() if isinstance(values, Mapping) else values
-    return {name: _text(value) for name, value in pairs}
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _quoted(value: str) -> str:

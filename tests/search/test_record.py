@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from torch import nn
 
 from search.record import FrontMember, Record
-from search.record.runs import metric_name, param_name
+from search.record.entries import metric_name, param_name
 from search.record.store import Store, without_password
 from spaces import POLICIES
 from spaces.errors import StorageError
