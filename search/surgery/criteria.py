@@ -89,7 +89,10 @@ class MovementWatch:
 
 
 class ActivationWatch:
-    """The L2 norm of each input that a weight multiplies, over the steps before each decision (Wanda, Sun et al. 2023).
+    """The size of each input that a weight multiplies, over the steps before each decision (Wanda, Sun et al. 2023).
+
+    It is the root mean square, not the L2 norm: within a layer they rank alike, and over all layers those with many
+    positions would otherwise win by their number.
 
     Layers whose input is not seen (attention's and recurrent layers' weights, which their modules hand to fused
     kernels) have no norm here; `unobserved` names them, and for them the criterion is the magnitude.
@@ -117,7 +120,7 @@ class ActivationWatch:
         self._listening = False
 
     def norms(self, name: str, weight: Tensor) -> Tensor:
-        """The input norms, shaped so that they multiply the weight; 1 where the input was not seen."""
+        """The inputs' sizes, shaped so that they multiply the weight; 1 where the input was not seen."""
         if name not in self._squares:
             return torch.ones((), device=weight.device)
         norm = self._squares[name].sqrt()
@@ -148,7 +151,7 @@ class ActivationWatch:
         def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if self._listening and module.training:
                 x = inputs[0].detach().movedim(channel, -1).flatten(0, -2)
-                squares = x.square().sum(0)
+                squares = x.square().mean(0)
                 self._squares[name] = self._squares[name] + squares if name in self._squares else squares
 
         return watch

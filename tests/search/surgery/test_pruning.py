@@ -152,11 +152,11 @@ def test_activation_norms_are_those_of_the_input_that_a_weight_multiplies() -> N
     hidden = network[0](x)
     network(x)
     norms = watch.norms("0.weight", network[0].weight).expand_as(network[0].weight)
-    by_channel = x.square().sum((0, 2, 3)).sqrt() * 2**0.5  # the convolution ran twice
+    by_channel = x.square().mean((0, 2, 3)).sqrt() * 2**0.5  # the convolution ran twice, the linear layer once
     assert torch.allclose(norms[0, :, 0, 0], by_channel[:2])
     assert torch.allclose(norms[5, :, 0, 0], by_channel[2:])
     linear = watch.norms("2.weight", network[2].weight).expand_as(network[2].weight)
-    assert torch.allclose(linear[1], hidden.flatten(1).square().sum(0).sqrt())
+    assert torch.allclose(linear[1], hidden.flatten(1).square().mean(0).sqrt())
 
 
 def test_criteria_differ() -> None:
