@@ -71,6 +71,7 @@ class Driver:
         self._file, self._folder, self._searcher, self._books = file, folder, searcher, books
         self._scheduler, self._writer, self._progress, self._keep = scheduler, writer, progress, keep
         self._spent, self._clock, self._began = spent, clock, clock()
+        self._criteria = file.search_criteria
         self._live: dict[str, _Live] = {}
         self._twins: list[TrialRequest] = []
         self._confirmation = Confirmation(file, folder, books)
@@ -100,23 +101,15 @@ class Driver:
 
     def reason(self) -> str:
         """Why no more trials are proposed, one line; "" where more are."""
-        study = self._file.study
         if self.stopped:
             return self._asked_to_stop
-        if len(self._books) >= study.trials:
-            return f"{len(self._books)} of {study.trials} trials are decided"
-        if self._target_met:
-            return f"a trial meets {study.stop_when}"
         if self._exhausted:
             return "every point of the grid is tried"
-        return f"the time limit of {study.time_limit} is reached" if self._late() else ""
-
-    def _late(self) -> bool:
-        limit = self._file.time_limit
-        return limit is not None and self.seconds >= limit
+        return self._criteria.met(len(self._books), self.seconds, self._target_met)
 
     def _meets_target(self, result: TrialResult) -> bool:
-        return bool(self._file.stop_criteria) and self._books.holds(result, self._file.stop_criteria)
+        target = self._criteria.target
+        return bool(target) and self._books.holds(result, target)
 
     def _look_for_stop_file(self) -> None:
         """Another process may ask for the end; see :meth:`search.study.Study.stop`."""
@@ -142,14 +135,14 @@ class Driver:
 
     def _room(self) -> bool:
         """Whether another trial may be proposed."""
-        return self.reason() == "" and len(self._books) + self._under_way() < self._file.study.trials
+        return self.reason() == "" and len(self._books) + self._under_way() < self._criteria.trials
 
     def _under_way(self) -> int:
         """How many trials of the study run or wait for their twin; its confirmation is not counted."""
         return len(self._twins) + sum(not self._confirmation.owns(live.request) for live in self._live.values())
 
     def _confirms(self) -> bool:
-        return self._confirmation.wanted and not self._late()
+        return self._confirmation.wanted and not self._criteria.late(self.seconds)
 
     def propose(self) -> TrialRequest | None:
         """The next trial to start; None where there is none, or none now.

@@ -123,10 +123,14 @@ class _Run:
             spent=self.state.seconds,
         )
         self.progress.started(study.summary())
-        if not driver.done:
-            # Again once the runner is up, because Ray sets a handler of its own.
-            with _listening(driver), self._runner(task) as runner, _listening(driver):
-                runner.run(work, driver)
+        try:
+            if not driver.done:
+                # Again once the runner is up, because Ray sets a handler of its own.
+                with _listening(driver), self._runner(task) as runner, _listening(driver):
+                    runner.run(work, driver)
+        except BaseException:
+            writer.abandon()
+            raise
         searcher.let_go()
         self.keep(
             phase="stopped" if driver.stopped else "complete",
@@ -134,6 +138,11 @@ class _Run:
             seconds=driver.seconds,
             interrupted=searcher.interrupted,
         )
+        self._finish(books, task, writer)
+
+    def _finish(self, books: Books, task: Task, writer: Writer) -> None:
+        """Record what the study came to, and say so."""
+        study = self.study
         summary, frames, learnt = study.summary(), study.frames(), study.policy()
         importances = {name: report.importance for name, report in learnt.knobs.items()}
         writer.close(
@@ -279,10 +288,17 @@ def _listening(driver: Driver) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _StudyLog(logging.FileHandler):
+    """A file that says nothing where it cannot be written: what matters is raised elsewhere."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
 @contextlib.contextmanager
 def _logged(folder: StudyFolder) -> Iterator[None]:
     """What the parts have to say goes to the study's log as well."""
-    handler = logging.FileHandler(folder.log, encoding="utf-8", delay=True)
+    handler = _StudyLog(folder.log, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     own, parts = logging.getLogger(LOG), logging.getLogger("search")
     own.propagate = False

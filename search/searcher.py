@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -299,10 +300,16 @@ class _Journal(JournalFileBackend):
         self._path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._path.open("ab", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(text.encode())
+            end = file.seek(0, os.SEEK_END)
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(end)  # a full disk takes a part of the record
+                raise
 
 
 def _open(storage: Path | str | None) -> BaseStorage:

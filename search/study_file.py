@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 from objectives.criterion import Criterion, parse, parse_bound
 from objectives.loading import task_source
 from objectives.objective import OBJECTIVES, Direction
+from search.criteria import SearchCriteria
 from search.result import Budget, TaskReference
 from search.study_tables import (
     BudgetTable,
@@ -189,6 +190,11 @@ class StudyFile(Table):
     def trial_budget(self) -> Budget:
         """What each trial gets."""
         return Budget(self.budget.epochs, self.budget.iterations, self.budget.precision)
+
+    @property
+    def search_criteria(self) -> SearchCriteria:
+        """What ends the search."""
+        return SearchCriteria(self.study.trials, self.time_limit, self.stop_criteria)
 
     @property
     def time_limit(self) -> float | None:

@@ -84,6 +84,10 @@ class Writer:
         self._jobs.put(None)
         self._thread.join()
 
+    def abandon(self) -> None:
+        """End the thread after what is left, without waiting: the study broke off."""
+        self._jobs.put(None)
+
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             if self._failure is not None:

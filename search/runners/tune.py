@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import ray
 import torch
+import torch._dynamo  # the first optimizer imports it: better while a worker starts than on the first trial's clock
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -33,8 +34,15 @@ def study_of(
     return data
 
 
-def start(home: Path, data: Mapping[str, Any], **environment: str) -> subprocess.Popen[str]:
-    """Start a driver at the head of a process group of its own."""
+def start(
+    home: Path, data: Mapping[str, Any], *, largest_file: int | None = None, **environment: str
+) -> subprocess.Popen[str]:
+    """Start a driver at the head of a process group of its own; no file may outgrow `largest_file` bytes."""
+
+    def limit() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+
     return subprocess.Popen(
         [sys.executable, "-m", "tests.search.drive", str(home), json.dumps(data)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -42,6 +50,7 @@ def start(home: Path, data: Mapping[str, Any], **environment: str) -> subprocess
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=limit,
     )
 
 

@@ -398,7 +398,7 @@ def test_a_time_limit_holds_over_all_runs(tmp_path: Path) -> None:
 
     bench = Bench(tmp_path, 50, study={"time_limit": "25s"})
     assert bench.run(slow(bench))["complete"] == 3
-    assert bench.driver.reason() == "the time limit of 25s is reached"
+    assert bench.driver.reason() == "the time limit of 25 seconds is reached"
     assert bench.driver.seconds == 30
     assert Bench(tmp_path, 50, study={"time_limit": "25s"}, spent=30).driver.done
     more = Bench(tmp_path, 50, study={"time_limit": "1m"}, spent=30)

@@ -19,7 +19,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search.faults import VARIABLE
 from search.home import Home, driver
 from search.study import Study
 from tests.search.drive import start, study_of, wait_for
@@ -38,7 +37,7 @@ def finish(home: Path, data: Mapping[str, Any], trace: Path) -> dict[str, Any]:
 
 def die(home: Path, data: Mapping[str, Any], trace: Path, fault: str) -> None:
     """Run the study until it dies at a point."""
-    child = start(home, data, PLEACH_TRACE=str(trace), **{VARIABLE: fault})
+    child = start(home, data, PLEACH_TRACE=str(trace), PLEACH_FAULT=fault)
     _, err = child.communicate(timeout=240)
     assert child.returncode == -signal.SIGKILL, err
 
@@ -100,6 +99,25 @@ def test_a_journal_that_was_torn_by_the_kill_goes_on(tmp_path: Path) -> None:
     check(home, finish(home, data, trace), trace, interrupted=0)
     assert len(list(home.glob("optuna.journal.torn-*"))) == 1
     assert "torn line" in (home / "studies" / "kept" / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_study_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    home, trace, data = tmp_path / "home", tmp_path / "trace", study_of(TRIALS)
+    child = start(home, data, largest_file=9000, PLEACH_TRACE=str(trace))
+    _, err = child.communicate(timeout=240)
+    assert child.returncode == 1
+    assert err.splitlines()[-1] == (
+        f"spaces.errors.StorageError: {home}/optuna.journal cannot be written (File too large): "
+        "free or permit the space, or choose another --home"
+    )
+    assert (home / "optuna.journal").read_bytes().endswith(b"\n")
+    study = Study.load("kept", home)
+    assert (study.summary()["state"], "File too large" in study.summary()["reason"]) == ("interrupted", True)
+    decided = study.summary()["trials"]["complete"]
+    assert 0 < decided < TRIALS
+    summary = finish(home, data, trace)
+    check(home, summary, trace, interrupted=summary["trials"]["interrupted"])
 
 
 @pytest.mark.slow
