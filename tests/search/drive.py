@@ -1,4 +1,7 @@
-"""Runs a study in a process of its own that tests may kill: ``python -m tests.search.drive HOME 'STUDY AS JSON'``."""
+"""Runs a study in a process of its own that tests may kill: ``python -m tests.search.drive HOME 'STUDY AS JSON'``.
+
+With ``PLEACH_TRIAL=real`` its trials really train; otherwise they take no time.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from search.study import Study
+from search.trial import run_trial
 from tests.search.quick import quick_trial
 
 
@@ -64,7 +68,8 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
 
 def main() -> None:
     home, data = sys.argv[1:]
-    print(json.dumps(Study.create(json.loads(data), home).run(trial=quick_trial).summary))
+    trial = run_trial if os.environ.get("PLEACH_TRIAL") == "real" else quick_trial
+    print(json.dumps(Study.create(json.loads(data), home).run(trial=trial).summary))
 
 
 if __name__ == "__main__":

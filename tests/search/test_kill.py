@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,24 @@ def test_a_study_that_dies_between_any_two_writes_is_the_study_that_does_not(tmp
     whole = finish(tmp_path / "whole", data, tmp_path / "other-trace")
     for figure in ("best", "front", "baseline", "hypervolume"):
         assert summary[figure] == whole[figure]
+
+
+@pytest.mark.slow
+def test_a_real_trial_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    data = study_of(2, constraints={"accuracy": ">= 0"}, budget={"iterations": 3, "epochs": 4.0})
+    data["spaces"]["pruning"]["exclude"] = "none"
+    found = []
+    for home in (tmp_path / "cut", tmp_path / "whole"):
+        if home.name == "cut":
+            child = start(home, data, PLEACH_TRIAL="real", PLEACH_FAULT="before-result:1")
+            child.communicate(timeout=240)
+            assert child.returncode == -signal.SIGKILL
+            assert list((home / "studies" / "kept" / "checkpoints").glob("00001-*/reports.json"))
+        _, err = start(home, data, PLEACH_TRIAL="real").communicate(timeout=240)
+        results = Study.load("kept", home).books().results
+        assert sorted(results) == [0, 1], err
+        found.append([replace(results[number], seconds=0.0) for number in (0, 1)])
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
