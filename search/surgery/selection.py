@@ -27,7 +27,8 @@ def lowest(scores: Tensor, count: int, among: Tensor) -> Tensor:
         return torch.zeros_like(among)
     masked = scores.masked_fill(~among, math.inf)
     threshold = _kth_smallest(masked.flatten(), count)
-    chosen = masked < threshold
+    # Weights may lie channels-last; positions are counted in the order of their indices.
+    chosen = (masked < threshold).contiguous()
     missing = count - int(chosen.count_nonzero())
     ties = (masked == threshold).flatten().nonzero().squeeze(1)[:missing]
     chosen.view(-1)[ties] = True

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from objectives.task import Task
-from search.finetune import Finetuning
+from search.finetune import Finetuning, in_fast_layout
 from search.recipe import Recipe
 from search.surgery.connectivity import Connectivity
 from search.surgery.mechanism import Mechanism
@@ -24,6 +24,7 @@ def site_for(
 ) -> Site:
     """A site as a trial makes it."""
     network, untraceable = prepared(network, task.example_inputs())
+    network = in_fast_layout(network)
     connectivity = Connectivity(network)
     optimizer = TrainingOptimizer.from_recipe(network.parameters(), recipe or Recipe(learning_rate=0.05))
     connectivity.optimizer = optimizer

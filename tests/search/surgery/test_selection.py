@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from search.surgery.selection import (
     apportion,
+    best_entry,
     erk_densities,
     grouped,
     highest,
@@ -42,6 +43,17 @@ def test_ties_go_to_the_lower_index() -> None:
     everything = torch.ones(4, dtype=torch.bool)
     assert lowest(torch.tensor([1.0, 1.0, 0.0, 1.0]), 2, everything).tolist() == [True, False, True, False]
     assert highest(torch.tensor([1.0, 1.0, 0.0, 1.0]), 2, everything).tolist() == [True, True, False, False]
+
+
+def test_the_memory_layout_of_a_weight_does_not_matter() -> None:
+    scores = torch.randint(0, 3, (4, 3, 2, 2)).float()
+    among = torch.rand(4, 3, 2, 2) < 0.8
+    last = torch.channels_last
+    for choose in (lowest, highest):
+        plain = choose(scores, 7, among)
+        assert torch.equal(choose(scores.to(memory_format=last), 7, among.to(memory_format=last)), plain)
+    plain = best_entry(scores, among)
+    assert torch.equal(best_entry(scores.to(memory_format=last), among.to(memory_format=last)), plain)
 
 
 def test_lowest_overall_ranks_over_layers_and_breaks_ties_by_layer() -> None:
