@@ -185,6 +185,12 @@ class Driver:
         """Whether the same profile is at work now."""
         return any(live.request.profile == request.profile for live in self._live.values())
 
+    def begun(self, request: TrialRequest) -> None:
+        """Count a trial's time from now on: until now it waited for its worker."""
+        live = self._live.get(request.key)
+        if live is not None:
+            live.began = self._clock()
+
     def reported(self, request: TrialRequest, report: Report) -> bool:
         """Take a report; False where the trial is over. A repeated one, after a retry, is passed over."""
         self._look_for_stop_file()

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +80,7 @@ def _prepared(study: Study) -> State:
             logger.warning("the journal ended in a torn line: it was cut off, and the journal as it was is %s", copy)
     state = replace(
         state,
+        identity=state.identity or uuid.uuid4().hex,
         phase="running",
         reason="",
         folder=str(file.folder),
@@ -231,6 +233,7 @@ class _Run:
             sampler=file.study.sampler,
             seed=file.study.seed,
             storage=file.storage.optuna or self.study.home.journal,
+            identity=self.state.identity,
         )
         if books.results and dict(self.state.judged) != file.constraints:
             searcher.judge_again(books.results)

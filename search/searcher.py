@@ -32,18 +32,18 @@ from objectives.objective import Direction
 from search.grid import grid
 from search.home import storing
 from search.result import TrialResult
-from spaces.errors import StorageError
+from spaces.errors import StorageError, StudyError
 from spaces.profile import CompressionProfile
 from spaces.space import SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-#: What a constraint's violation is to Optuna where it is infinite because a score is missing.
-WORST = 1e12
 #: With fewer complete trials nothing is said of importances.
 FEWEST_FOR_IMPORTANCE = 10
 #: A note on a trial: how often it was cut off and taken up again.
 INTERRUPTED = "interrupted"
+#: A note on the study: whose it is.
+IDENTITY = "identity"
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
@@ -81,9 +81,12 @@ class Searcher:
         sampler: One of `SAMPLERS`.
         seed: Every proposal depends on it, on the trial's number and on what was told before, and on nothing else.
         storage: A file for Optuna's journal, a database's URL, or None for this process's memory.
+        identity: Tells this study from another one of its name: from one whose folder was removed, of which the
+            journal is cleared, and from another home's in a shared database, which is left alone.
 
     Raises:
         StorageError: If the storage cannot be used.
+        StudyError: If the name is taken in a shared database.
         StudyFileError: If a grid over the space would be too large.
     """
 
@@ -96,9 +99,10 @@ class Searcher:
         sampler: str,
         seed: int,
         storage: Path | str | None,
+        identity: str = "",
     ) -> None:
         self._name, self._space, self._directions = name, space, dict(directions)
-        self._sampler, self._seed, self._place = sampler, seed, storage
+        self._sampler, self._seed, self._place, self._identity = sampler, seed, storage, identity
         self._running: dict[int, Trial] = {}
         self._cut_off: list[FrozenTrial] = []
         self._grid = grid(space, seed) if sampler == "grid" else None
@@ -257,13 +261,25 @@ class Searcher:
     # -- storage ----------------------------------------------------------------------------------------------------
 
     def _opened(self) -> optuna.Study:
-        return optuna.create_study(
+        study = optuna.create_study(
             study_name=self._name,
             storage=self._storage,
             directions=list(self._directions.values()),
             sampler=RandomSampler(seed=self._seed),
             load_if_exists=True,
         )
+        found = study.user_attrs.get(IDENTITY)
+        if found is None:
+            study.set_user_attr(IDENTITY, self._identity)
+        elif found != self._identity:
+            if not isinstance(self._place, Path):
+                raise StudyError(
+                    f"a study's name must be its own, but {_without_password(str(self._place))} holds another study "
+                    f"{self._name!r}: use another name with --name"
+                )
+            optuna.delete_study(study_name=self._name, storage=self._storage)
+            return self._opened()
+        return study
 
     def _sampler_for(self, number: int) -> BaseSampler:
         """A new sampler per proposal, so that a study that was cut short proposes what an uninterrupted one would."""
@@ -329,5 +345,5 @@ def _without_password(url: str) -> str:
 
 
 def _violations(result: TrialResult) -> dict[str, float]:
-    """What Optuna is told of the constraints; infinity would be more than a database holds."""
-    return {n: min(v, WORST) for n, v in result.constraints.items()} if result.state != "failed" else {}
+    """What Optuna is told of the constraints; a failed trial has none."""
+    return dict(result.constraints) if result.state != "failed" else {}

@@ -18,6 +18,7 @@ class State:
     """The state of a study.
 
     Args:
+        identity: Tells the study from another one of its name.
         phase: Where it is.
         reason: Why it ended, one line; "" while it runs.
         folder: Where relative paths of its file start.
@@ -33,6 +34,7 @@ class State:
         mlflow_uri: Where the runs are recorded.
     """
 
+    identity: str = ""
     phase: Phase = "new"
     reason: str = ""
     folder: str = ""

@@ -31,6 +31,7 @@ class InlineRunner:
             self._run(work, director, request)
 
     def _run(self, work: Work, director: Director, request: TrialRequest) -> None:
+        director.begun(request)
         events = work.events(request, self._task)
         try:
             for event in events:

@@ -80,6 +80,10 @@ class Director(Protocol):
         """Whether running trials are to be dropped where they are."""
         ...
 
+    def begun(self, request: TrialRequest) -> None:
+        """A worker took a trial up, for the first time or again: from now on its time counts."""
+        ...
+
     def reported(self, request: TrialRequest, report: Report) -> bool:
         """Take a report; False where the trial is over. One that came before may come again after a retry."""
         ...

@@ -130,6 +130,7 @@ class TuneRunner:
                 name=f"tune_{os.getpid()}",
                 storage_path=str(self._folder),
                 stop=_Halt(desk),
+                callbacks=[_Starts(desk)],
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -299,6 +300,22 @@ class _Judge(FIFOScheduler):
     def on_trial_error(self, tune_controller: object, trial: Trial) -> None:
         error = trial.get_error()
         self._desk.reasons[trial.trial_id] = f"its worker died ({_first_line(error)})" if error else "its worker died"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Starts(tune.Callback):
+    """Tells the director when a worker is up: its start is not the trial's time."""
+
+    def __init__(self, desk: _Desk) -> None:
+        self._desk = desk
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        request = self._desk.open.get(trial.trial_id)
+        if request is not None:
+            with self._desk.minding() as director:
+                director.begun(request)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

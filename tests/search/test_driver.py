@@ -418,6 +418,19 @@ def test_a_trial_that_takes_too_long_fails(tmp_path: Path) -> None:
     assert len(bench.books.results[1].reports) == 3
 
 
+def test_the_start_of_a_worker_is_not_a_trial_s_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 1, budget={"timeout": "10s"})
+    request = bench.driver.propose()
+    assert request is not None
+    bench.clock.now += 8
+    bench.driver.begun(request)
+    bench.clock.now += 8
+    assert bench.driver.overdue() == []
+    bench.clock.now += 8
+    assert bench.driver.overdue() == [request]
+    assert bench.books.results[0].seconds == 16
+
+
 def test_a_grid_ends_with_its_last_point(tmp_path: Path) -> None:
     space = {"pruning": FIXED["pruning"] | {"sparsity": {"low": 0.1, "high": 0.5}}}
     bench = Bench(tmp_path, 50, study={"sampler": "grid"}, spaces=space)

@@ -36,6 +36,7 @@ class Desk:
         self.waiting, self.stop_at, self.halt_after = list(requests), stop_at, halt_after
         self.live: dict[str, TrialRequest] = {}
         self.most = 0
+        self.beginnings: list[str] = []
         self.reports: list[tuple[str, int]] = []
         self.results: dict[str, TrialResult] = {}
         self.losses: dict[str, str] = {}
@@ -57,6 +58,9 @@ class Desk:
     @property
     def halted(self) -> bool:
         return 0 < self.halt_after <= len(self.reports)
+
+    def begun(self, request: TrialRequest) -> None:
+        self.beginnings.append(request.key)
 
     def reported(self, request: TrialRequest, report: Report) -> bool:
         self.reports.append((request.key, report.iteration))
@@ -185,6 +189,7 @@ def test_a_trial_whose_worker_dies_goes_on_from_its_checkpoint(tmp_path: Path, r
     assert [desk.results[key].state for key in sorted(desk.results)] == ["complete", "complete"]
     assert len(list(tmp_path.glob("died-*"))) == 1
     assert desk.losses == {}
+    assert sorted(desk.beginnings) == ["00000-k", "00000-k", "00001-k"]
     # The reports before the death come again; the result has each once.
     assert [key for key, iteration in desk.reports if iteration == 1].count("00000-k") == 2
     assert [report.iteration for report in desk.results["00000-k"].reports] == [1, 2, 3, 4]

@@ -22,13 +22,14 @@ from search import grid as grids
 from search.grid import GRID_STEPS, grid
 from search.result import Budget, State, TrialRequest, TrialResult
 from search.searcher import Proposal, Searcher
-from spaces.errors import StorageError, StudyFileError
+from spaces.errors import StorageError, StudyError, StudyFileError
 from spaces.profile import CompressionProfile
 from spaces.pruning import PruningPolicy
 from spaces.reconnection import ReconnectionPolicy
 from spaces.space import SearchSpace
 
 SPACE = SearchSpace.from_settings({"pruning": {"exclude": "none"}, "reconnection": {"optional": True}})
+TWO: dict[str, Direction] = {"accuracy": "maximize", "macs": "minimize"}
 Open = Callable[..., Searcher]
 
 
@@ -36,8 +37,7 @@ def searcher_in(
     storage: Path | str | None, sampler: str = "tpe", space: SearchSpace = SPACE, seed: int = 0, name: str = "study"
 ) -> Searcher:
     """Opens a study of two objectives."""
-    directions: dict[str, Direction] = {"accuracy": "maximize", "macs": "minimize"}
-    return Searcher(name, space, directions, sampler=sampler, seed=seed, storage=storage)
+    return Searcher(name, space, TWO, sampler=sampler, seed=seed, storage=storage)
 
 
 @pytest.fixture
@@ -123,14 +123,6 @@ def test_each_state_is_told_as_what_it_is_with_its_constraints(opened: Open, tmp
     assert [trial.constraints for trial in trials] == [{"accuracy": -1.0}, {"accuracy": -1.0}, {}]
     searcher.update(results[0])
     assert len(stored(tmp_path)) == 3
-
-
-def test_a_violation_without_end_can_be_stored(opened: Open, tmp_path: Path) -> None:
-    searcher = opened()
-    proposal = searcher.propose()
-    assert proposal is not None
-    searcher.update(result_of(proposal, violation=float("inf")))
-    assert stored(tmp_path)[0].constraints == {"accuracy": 1e12}
 
 
 # -- after a kill ---------------------------------------------------------------------------------------------------
@@ -246,6 +238,25 @@ def test_other_constraints_judge_old_trials_and_lose_none(opened: Open, tmp_path
         [r.scores["accuracy"], r.scores["macs"]] for r in results.values()
     ]
     assert again.propose() == running
+
+
+def test_a_study_whose_folder_was_removed_starts_anew(tmp_path: Path) -> None:
+    journal = tmp_path / "optuna.journal"
+    step(Searcher("study", SPACE, TWO, sampler="tpe", seed=0, storage=journal, identity="old"), {})
+    assert len(stored(tmp_path)) == 1
+    proposal = Searcher("study", SPACE, TWO, sampler="tpe", seed=0, storage=journal, identity="new").propose()
+    assert proposal is not None
+    assert proposal.number == 0
+
+
+def test_another_home_s_study_in_a_shared_database_is_left_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    step(Searcher("study", SPACE, TWO, sampler="tpe", seed=0, storage=url, identity="one"), {})
+    with pytest.raises(StudyError, match="holds another study 'study': use another name with --name"):
+        Searcher("study", SPACE, TWO, sampler="tpe", seed=0, storage=url, identity="two")
+    again = Searcher("study", SPACE, TWO, sampler="tpe", seed=0, storage=url, identity="one").propose()
+    assert again is not None
+    assert again.number == 1
 
 
 def test_a_damaged_journal_is_one_line(tmp_path: Path, opened: Open) -> None:
