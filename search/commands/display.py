@@ -83,7 +83,9 @@ class Display:
         self._best = best.number if best is not None and best.feasible else self._best
         if self._wanted <= MANY or better or self._clock() - self._said >= SPARSE or self._decided == self._wanted:
             self._said = self._clock()
-            self._console.print(_decided_line(result, books, f"[{self._decided}/{self._wanted}]", better))
+            self._console.print(
+                _decided_line(result, books, f"[{self._decided}/{self._wanted}]", self._best if better else None)
+            )
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         if self._live is not None:
@@ -113,15 +115,20 @@ class Display:
         return left if self._limit is None else max(0.0, min(left, self._limit - self._spent - elapsed))
 
 
-def _decided_line(result: TrialResult, books: Books, place: str, best: bool) -> Text:
-    """A trial that was decided, in one line."""
+def _decided_line(result: TrialResult, books: Books, place: str, best: int | None) -> Text:
+    """A trial that was decided, in one line; `best` is the best trial where it is another one than before.
+
+    That need not be this trial: a new member of the front moves the ideal point that all are measured from.
+    """
     line = Text.assemble((place, "dim"), f" trial {result.number} ")
     word, style = worded(result)
     line.append(word, style=style)
     if result.state == "failed":
         return line.append(f": {result.reason}")
     line.append(": " + ", ".join(f"{name} {score(name, result.scores.get(name))}" for name in books.directions))
-    return line.append("  best so far", style="bold") if best else line
+    if best is None:
+        return line
+    return line.append("  best so far" if best == result.number else f"  best is now trial {best}", style="bold")
 
 
 def worded(result: TrialResult) -> tuple[str, str]:
