@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument("--trials", type=int, default=6, help="trials per worker")
-    parser.add_argument("--epochs", type=float, default=16.0, help="of the digits' training split, per trial")
+    parser.add_argument("--epochs", type=float, default=40.0, help="of the digits' training split, per trial")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
