@@ -15,6 +15,7 @@ from torch import nn
 
 from search.artifact.encoding import decode, encode
 from search.artifact.names import shown
+from search.surgery.attention import NarrowAttention
 from search.surgery.modes import ByMode
 from spaces.errors import ExportError
 
@@ -97,7 +98,10 @@ _TORCH: Mapping[str, str] = {
     "UpsamplingNearest2d": "size scale_factor",
 }
 #: Pleach's own modules that may stand in a finalized network, in the same notation.
-_OWN: Mapping[type[nn.Module], str] = {ByMode: "in_training in_evaluation"}
+_OWN: Mapping[type[nn.Module], str] = {
+    ByMode: "in_training in_evaluation",
+    NarrowAttention: "embed_dim num_heads head_dim dropout bias=in_proj_bias? kdim vdim batch_first",
+}
 
 CLASSES: Mapping[str, type[nn.Module]] = {
     **{f"torch.nn.{name}": getattr(nn, name) for name in _TORCH},

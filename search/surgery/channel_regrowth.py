@@ -91,5 +91,9 @@ class ChannelRegrowth:
             else:
                 scores[name] = weight.grad.abs() if weight.grad is not None else torch.zeros_like(weight)
         return [
-            sum(float(scores[name][:, index[-1]].mean()) for name, index in channel.consumed) for channel in channels
+            sum(
+                float(scores[name].index_select(len(index) - 1, index[-1].to(scores[name].device)).mean())
+                for name, index in channel.consumed
+            )
+            for channel in channels
         ]

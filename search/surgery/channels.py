@@ -1,291 +1,249 @@
-"""Channels that can go: which entries of which weights belong to one channel, and how channels are removed for real.
+"""Channels that can go: found by how layers hang together, offered only where masking has been seen to equal removal.
 
-The coupling is torch-pruning's dependency graph. It does not see everything (a parameter-free shortcut that pads
-channels, a view with a fixed width), so no group is trusted: of each, one channel is masked in one copy and removed in
-another, and where the two outputs differ the group is not offered. Masking therefore always equals removal.
+No finding is trusted: of each group channels are masked in one copy of the network and removed in another, and where
+the two compute different things the group is not offered.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+import io
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 
 import torch
-import torch_pruning
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
-from objectives.maskable import maskable
-from search.surgery.connectivity import Connectivity, Index
-from search.surgery.edges import HOLDER
+from objectives.mode import evaluating
+from search.surgery.attention import narrowed, written_out
+from search.surgery.channel import Channel, ChannelGroup, merge, worth
+from search.surgery.connectivity import Connectivity
+from search.surgery.coupling import Coupling
+from search.surgery.dependency import dependent, remove_dependent
+from search.surgery.network import prepared
+from search.surgery.removal import Rewriting, cut
+from search.surgery.units import coupled, inner, tied
 
-_CONNECTED = (nn.modules.conv._ConvNd, nn.Linear)
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+__all__ = ["Channel", "ChannelGroup", "groups", "merge", "refusal", "remove", "worth"]
 
-
-@dataclass(frozen=True, eq=False)
-class Channel:
-    """One channel of one group.
-
-    Args:
-        root: Name of the weight whose output it is.
-        index: Its position in that weight's dimension 0.
-        produced: Entries of the weights that compute it.
-        consumed: Entries of the weights that read it.
-        held: Entries of biases and norms that would give it a value of its own.
-    """
-
-    root: str
-    index: int
-    produced: tuple[tuple[str, Index], ...]
-    consumed: tuple[tuple[str, Index], ...]
-    held: tuple[tuple[str, Index], ...]
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What names it: the root and the index."""
-        return (self.root, self.index)
+Inputs = tuple[Tensor, ...]
+#: Architectures whose groups are remembered.
+_REMEMBERED = 32
 
 
-@dataclass(frozen=True, eq=False)
-class ChannelGroup:
-    """Channels that live and die in the same layers."""
-
-    root: str
-    channels: tuple[Channel, ...]
-
-    @property
-    def size(self) -> int:
-        """How many channels there are."""
-        return len(self.channels)
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """Names of the weights that compute or read these channels."""
-        first = self.channels[0]
-        return tuple(dict.fromkeys(name for name, _ in (*first.produced, *first.consumed)))
-
-
-def groups(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[ChannelGroup, ...]:
+def groups(network: nn.Module, example_inputs: Inputs) -> tuple[ChannelGroup, ...]:
     """The groups of which channels can be removed, in the order of the network; verified one by one.
 
-    Which they are depends on the architecture alone, so the verdict is remembered for it.
+    Which they are depends on the architecture alone, so they are remembered for it.
     """
     key = _architecture(network, example_inputs)
-    candidates = _candidates(network, example_inputs)
-    if key not in _VERIFIED:
-        together = [group.channels[-1] for group in candidates]
-        if _removal_equals_masking(network, together, example_inputs):
-            _VERIFIED[key] = frozenset(group.root for group in candidates)
-        else:
-            _VERIFIED[key] = frozenset(
-                group.root
-                for group in candidates
-                if _removal_equals_masking(network, [group.channels[-1]], example_inputs)
-            )
-    return tuple(group for group in candidates if group.root in _VERIFIED[key])
+    if key not in _KNOWN:
+        _KNOWN[key] = tuple(_found(network, example_inputs))
+    _KNOWN.move_to_end(key)
+    while len(_KNOWN) > _REMEMBERED:
+        _KNOWN.popitem(last=False)
+    return _KNOWN[key]
 
 
-def remove(network: nn.Module, channels: Iterable[Channel], example_inputs: tuple[Tensor, ...]) -> None:
-    """Take channels out of the network in place: its layers become smaller.
+def remove(network: nn.Module, channels: Iterable[Channel], example_inputs: Inputs) -> None:
+    """Take channels out of the network in place: its layers become smaller, and its graph fits them.
 
     Args:
         network: Not one that is still being trained.
-        channels: Which ones; of each group at least one must stay.
+        channels: Which ones, from :func:`groups`; of each group at least one must stay.
         example_inputs: ``network(*example_inputs)`` runs.
+
+    Raises:
+        ValueError: If the graph has no place for what is left, which the groups' verification has ruled out.
     """
-    by_root: dict[str, list[int]] = {}
+    by: dict[str, list[Channel]] = {}
     for channel in channels:
-        by_root.setdefault(channel.root, []).append(channel.index)
-    if not by_root:
-        return
-    graph = _dependencies(network, example_inputs)
-    for root, indices in by_root.items():
-        module = network.get_submodule(root.rpartition(".")[0])
-        prune = graph.get_pruner_of_module(module).prune_out_channels
-        graph.get_pruning_group(module, prune, sorted(indices)).prune(record_history=False)
+        by.setdefault(channel.by, []).append(channel)
+    if by.get("dependency"):
+        remove_dependent(network, by["dependency"], example_inputs)
+    inputs = _on_device(network, example_inputs)
+    followed: list[tuple[Coupling, Tensor]] = []
+    ways = [way for way in ("whole", "equal") if way in by]
+    if ways and (traced := _graph(network, example_inputs)) is not None:
+        followed = [_gone(traced, by[way], inputs, whole=way == "whole") for way in ways]
+    cut(network, followed)
+    _remove_inside(network, by.get("inside", []))
+    if isinstance(network, fx.GraphModule):
+        if followed:
+            with evaluating(network):
+                Rewriting(network, [(_by_name(coupling), gone) for coupling, gone in followed]).run(*inputs)
+        if by.get("inside"):
+            written_out(network)
+        network.graph.lint()
+        network.recompile()
 
 
-def worth(group: ChannelGroup, scores: Mapping[str, Tensor], normalize: bool) -> Tensor:
-    """What each channel of a group is worth: the mean of its connections' scores, layer by layer.
-
-    Args:
-        group: The channels.
-        scores: Per weight, of its shape; weights that are not in it have no say.
-        normalize: Relative to the group's mean, so that groups can be compared.
-
-    Returns:
-        (channels,) float.
-    """
-    total = torch.zeros(group.size)
-    parts = zip(*([*channel.produced, *channel.consumed] for channel in group.channels), strict=True)
-    for part in parts:
-        if part[0][0] not in scores:
-            continue
-        score = scores[part[0][0]].float()
-        dim = len(part[0][1]) - 1
-        means = score.transpose(0, dim).flatten(1).mean(1)
-        per_channel = torch.stack([means[index[dim]].mean() for _, index in part])
-        total += (per_channel / means.mean().clamp_min(1e-30)).cpu()
-    return total / total.mean().clamp_min(1e-30) if normalize else total
+def refusal(network: nn.Module, layer: str) -> str:
+    """Why the channels of a layer are not offered, in one sentence."""
+    module = network.get_submodule(layer.rpartition(".")[0])
+    if layer in (shared := tied(network)):
+        parameter = network.get_parameter(layer)
+        others = [n for n in sorted(shared) if n != layer and network.get_parameter(n) is parameter]
+        return f"its weight is tied to {', '.join(others)}, which must keep its shape"
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return "the units of a recurrent layer can only be masked connection by connection"
+    return "they reach the network's output, or something (a LayerNorm, say) computes with all of them at once"
 
 
-@torch.no_grad()
-def merge(
-    network: nn.Module, leaving: Sequence[Channel], groups: Sequence[ChannelGroup], connectivity: Connectivity
-) -> None:
-    """Add what consumers read of each leaving channel to what they read of the nearest that stays.
+# -- finding them ------------------------------------------------------------------------------------------------------
 
-    Nearest by the cosine of the filters that compute them, biases and norms folded in as far as they scale; the
-    addition is scaled so that a channel which is a multiple of another merges without loss.
-    """
-    gone = {channel.key for channel in leaving} | set(connectivity.closed)
-    for group in groups:
-        filters = torch.stack([_filter(network, connectivity, channel) for channel in group.channels])
-        stays = [i for i, channel in enumerate(group.channels) if channel.key not in gone]
-        for channel in (c for c in leaving if c.root == group.root and stays):
-            likeness = F.cosine_similarity(filters[channel.index].unsqueeze(0), filters[stays])
-            nearest = group.channels[stays[int(likeness.argmax())]]
-            norm = filters[nearest.index].square().sum().clamp_min(1e-12)
-            scale = (filters[channel.index] @ filters[nearest.index]) / norm
-            if scale <= 0:
-                continue  # behind a ReLU only a positive multiple is the same signal
-            for (name, of), (_, to) in zip(channel.consumed, nearest.consumed, strict=True):
-                weight, mask = connectivity.weights[name], connectivity.masks[name]
-                added = weight[:, of[-1]] * scale.to(weight.dtype)
-                weight[:, to[-1]] += added * mask[:, to[-1]]
+_KNOWN: OrderedDict[str, tuple[ChannelGroup, ...]] = OrderedDict()
 
 
-def _filter(network: nn.Module, connectivity: Connectivity, channel: Channel) -> Tensor:
-    """Everything that computes a channel, as one vector, scaled by its norm's gain."""
-    rows = [connectivity.weights[name][index[0]].flatten() for name, index in channel.produced]
-    gain = torch.ones((), device=rows[0].device)
-    for name, index in channel.held:
-        owner, _, kind = name.rpartition(".")
-        module = network.get_submodule(owner)
-        if kind == "weight" and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
-            gain = gain * (module.weight[index[0]] / (module.running_var[index[0]] + module.eps).sqrt()).mean()
-    return torch.cat(rows).float() * gain
+def _architecture(network: nn.Module, example_inputs: Inputs) -> str:
+    """A digest of all that decides what can be removed: the graph, or the modules with their settings, and shapes."""
+    names: dict[int, str] = {}
+    parts: list[object] = [[tuple(x.shape) for x in example_inputs], getattr(network, "code", "")]
+    for name, module in network.named_modules():
+        settings = {
+            k: v for k, v in vars(module).items() if isinstance(v, int | float | str | tuple) and k != "training"
+        }
+        parts.append((name, type(module).__qualname__, id(type(module)), repr(settings)))
+    for name, value in [*network.named_parameters(remove_duplicate=False), *network.named_buffers()]:
+        parts.append((name, tuple(value.shape), names.setdefault(id(value), name)))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-_VERIFIED: dict[str, frozenset[str]] = {}
+def _graph(network: nn.Module, example_inputs: Inputs) -> fx.GraphModule | None:
+    traced = network if isinstance(network, fx.GraphModule) else prepared(network, example_inputs)[0]
+    return traced if isinstance(traced, fx.GraphModule) else None
 
 
-def _architecture(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> str:
-    shapes = [(name, tuple(value.shape)) for name, value in network.state_dict().items()]
-    code = getattr(network, "code", "")
-    return f"{network}\n{code}\n{shapes}\n{[tuple(x.shape) for x in example_inputs]}"
+def _found(network: nn.Module, example_inputs: Inputs) -> list[ChannelGroup]:
+    traced = _graph(network, example_inputs)
+    if traced is None:
+        candidates = [*dependent(network, example_inputs), *inner(network, traced=False)]
+        return _verified(network, _apart(candidates), [], example_inputs)
+    candidates, ambiguous = _coupled(traced, example_inputs, whole=True)
+    found = _verified(network, [*candidates, *inner(network, traced=True)], [], example_inputs)
+    if ambiguous:
+        others, _ = _coupled(traced, example_inputs, whole=False)
+        found = _verified(network, _apart([*found, *others])[len(found) :], found, example_inputs)
+    order = [name for name, _ in network.named_parameters()]
+    return sorted(found, key=lambda group: (order.index(group.root), group.channels[0].index))
 
 
-def _dependencies(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> Any:
-    device = next(network.parameters()).device
-    frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
+def _coupled(traced: fx.GraphModule, example_inputs: Inputs, *, whole: bool) -> tuple[list[ChannelGroup], bool]:
+    coupling = Coupling(traced, whole=whole)
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch-pruning warns of every parameter outside of a module it knows
-            graph = torch_pruning.DependencyGraph()
-            return graph.build_dependency(network, example_inputs=tuple(x.to(device) for x in example_inputs))
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        with evaluating(traced):
+            roots = coupling.follow(_on_device(traced, example_inputs))
+    except Exception:  # whatever a rule makes of a network that nobody foresaw, nothing of it is offered
+        return [], True
+    return coupled(traced, coupling, roots), coupling.ambiguous
 
 
-def _candidates(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[ChannelGroup]:
-    training = network.training
-    try:
-        graph = _dependencies(network.eval(), example_inputs)
-    except Exception:  # the graph walks autograd internals; what it cannot walk has no removable channels
-        return []
-    finally:
-        network.train(training)
-    names = {id(module): name for name, module in network.named_modules()}
-    known = list(maskable(network))
-    found: list[ChannelGroup] = []
-    visited: set[str] = set()
-    # Edges come last, so that a group keeps its root when an edge joins it.
-    for root in sorted(known, key=lambda name: name.startswith(f"{HOLDER}.")):
-        module = network.get_submodule(root.rpartition(".")[0])
-        if root in visited or not isinstance(module, _CONNECTED) or module not in graph.module2node:
-            continue
-        pruner = graph.get_pruner_of_module(module)
-        width = pruner.get_out_channels(module)
-        group = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(width)))
-        channels = _channels(root, group, graph, names, set(known))
-        if channels:
-            visited |= {name for name, _ in channels[0].produced}
-            if len(channels) > 1:
-                found.append(ChannelGroup(root, channels))
+def _apart(candidates: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """The groups of which no earlier one holds an entry."""
+    found, taken = [], set[tuple[str, int, int]]()
+    for group in candidates:
+        entries = {
+            (name, len(index), position)
+            for channel in group.channels
+            for name, index in (*channel.produced, *channel.consumed)
+            for position in index[-1].tolist()
+        }
+        if not entries & taken:
+            found.append(group)
+            taken |= entries
     return found
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One parameter's share in a group: which of its positions along a dimension belong to which root channel."""
-
-    kind: str
-    name: str
-    dim: int
-    rows: int
-    positions: Mapping[int, Sequence[int]]
-
-    def of(self, channel: int) -> tuple[str, Index]:
-        positions = torch.tensor(self.positions.get(channel, []), dtype=torch.int64)
-        return self.name, ((positions,) if self.dim == 0 else (torch.arange(self.rows), positions))
+def _on_device(network: nn.Module, example_inputs: Inputs) -> Inputs:
+    """The first two samples, where the network is."""
+    device = next(network.parameters()).device
+    return tuple(x[:2].to(device) if x.dim() else x.to(device) for x in example_inputs)
 
 
-def _channels(
-    root: str, group: Any, graph: Any, names: Mapping[int, str], known: set[str]
-) -> tuple[Channel, ...] | None:
-    """The channels of one of torch-pruning's groups; None where it holds a layer that cannot be masked by channel."""
-    parts: list[_Part] = []
-    for item in group:
-        module, name = item.dep.target.module, names.get(id(item.dep.target.module), "")
-        positions: dict[int, list[int]] = {}
-        for position, origin in zip(item.idxs, item.root_idxs, strict=True):
-            positions.setdefault(origin, []).append(position)
-        if isinstance(module, _CONNECTED) and f"{name}.weight" in known:
-            depthwise = getattr(module, "groups", 1) == module.weight.shape[0] > 1
-            if getattr(module, "groups", 1) > 1 and not depthwise:
-                return None
-            reads = item.dep.handler == graph.get_pruner_of_module(module).prune_in_channels and not depthwise
-            dim = int(reads != getattr(module, "transposed", False))
-            kind = "consumed" if reads else "produced"
-            parts.append(_Part(kind, f"{name}.weight", dim, module.weight.shape[0], positions))
-            if not reads and module.bias is not None:
-                parts.append(_Part("held", f"{name}.bias", 0, 0, positions))
-        elif isinstance(module, _NORMS):
-            affine = [p for p in ("weight", "bias") if getattr(module, p, None) is not None]
-            if not affine:
-                return None
-            parts += [_Part("held", f"{name}.{p}", 0, 0, positions) for p in affine]
-        elif not isinstance(module, nn.Module) or any(True for _ in module.parameters()):
-            return None
-    by_kind = {kind: [part for part in parts if part.kind == kind] for kind in ("produced", "consumed", "held")}
-    return tuple(
-        Channel(root, i, *(tuple(part.of(i) for part in by_kind[kind]) for kind in ("produced", "consumed", "held")))
-        for i in range(len(group[0].idxs))
-    )
+# -- removing them -----------------------------------------------------------------------------------------------------
+
+
+def _gone(
+    traced: fx.GraphModule, channels: Sequence[Channel], inputs: Inputs, *, whole: bool
+) -> tuple[Coupling, Tensor]:
+    coupling = Coupling(traced, whole=whole)
+    with evaluating(traced):
+        roots = coupling.follow(inputs)
+    leaving = []
+    for channel in channels:
+        name, index = next(part for part in channel.produced if part[0] == channel.root)
+        leaving.append(roots[coupling.slots[name, len(index) - 1].labels[channel.index]])
+    return coupling, torch.isin(roots, torch.stack(leaving))
+
+
+def _by_name(coupling: Coupling) -> dict[str, object]:
+    return {node.name: mark for node, mark in coupling.marks.items()}
+
+
+def _remove_inside(network: nn.Module, channels: Sequence[Channel]) -> None:
+    by_owner: dict[str, list[Channel]] = {}
+    for channel in channels:
+        by_owner.setdefault(channel.root.rpartition(".")[0], []).append(channel)
+    for owner, leaving in by_owner.items():
+        module = network.get_submodule(owner)
+        parent, _, atom = owner.rpartition(".")
+        holder = network.get_submodule(parent)
+        if isinstance(module, nn.MultiheadAttention):
+            setattr(holder, atom, narrowed(module, [channel.index // module.head_dim for channel in leaving]))
+            continue
+        keep = torch.ones(holder.linear1.out_features, dtype=torch.bool)  # type: ignore[union-attr,arg-type]
+        keep[[channel.index for channel in leaving]] = False
+        for name, dim in (("linear1.weight", 0), ("linear1.bias", 0), ("linear2.weight", 1)):
+            layer, kind = holder.get_submodule(name.partition(".")[0]), name.partition(".")[2]
+            if (before := getattr(layer, kind)) is not None:
+                after = before.detach().index_select(dim, keep.nonzero()[:, 0].to(before.device))
+                setattr(layer, kind, nn.Parameter(after, before.requires_grad))
+        holder.linear1.out_features = holder.linear2.in_features = int(keep.sum())  # type: ignore[union-attr]
+
+
+# -- the experiment ----------------------------------------------------------------------------------------------------
+
+
+def _verified(
+    network: nn.Module, candidates: Sequence[ChannelGroup], trusted: Sequence[ChannelGroup], example_inputs: Inputs
+) -> list[ChannelGroup]:
+    """Those of the candidates that pass the experiment beside the trusted ones, which come first."""
+    if not candidates or _removal_equals_masking(network, [*trusted, *candidates], example_inputs):
+        return [*trusted, *candidates]
+    if len(candidates) == 1:
+        return list(trusted)
+    half = len(candidates) // 2
+    trusted = _verified(network, candidates[:half], trusted, example_inputs)
+    return _verified(network, candidates[half:], trusted, example_inputs)
 
 
 @torch.no_grad()
-def _removal_equals_masking(
-    network: nn.Module, channels: Sequence[Channel], example_inputs: tuple[Tensor, ...]
-) -> bool:
-    """Whether a copy without these channels computes what a copy with them masked does."""
-    masked, removed = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
-    inputs = tuple(x.to(next(network.parameters()).device) for x in example_inputs)
+def _removal_equals_masking(network: nn.Module, tried: Sequence[ChannelGroup], example_inputs: Inputs) -> bool:
+    """Whether a copy without some channels of each group computes what a copy with them masked does."""
+    channels = [channel for group in tried for channel in (group.channels[-1], *group.channels[: group.size // 3][:1])]
+    masked = copy.deepcopy(network).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in masked.parameters():
+        # Where connections are off already, a mistake would not show.
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter) * 0.1
+        parameter.copy_(torch.where(parameter == 0, noise, parameter))
+    removed = copy.deepcopy(masked)
+    inputs = _on_device(network, example_inputs)
     try:
-        Connectivity(masked).close(channels, "probe", "probe")
-        remove(removed, channels, example_inputs)
-        expected, found = masked(*inputs), removed(*inputs)
+        # A graph that breaks on a wrong shape says so on the error stream as well.
+        with contextlib.redirect_stderr(io.StringIO()):
+            Connectivity(masked).close(channels, "probe", "probe")
+            remove(removed, channels, example_inputs)
+            expected, found = (pytree.tree_leaves(each(*inputs)) for each in (masked, removed))
     except Exception:  # whatever breaks on a wrong shape, in the network or in the graph, is the answer no
         return False
-    if expected.shape != found.shape:
-        return False
+    pairs = [(a, b) for a, b in zip(expected, found, strict=True) if isinstance(a, Tensor)]
+    return all(a.shape == b.shape and _close(a, b) for a, b in pairs)
+
+
+def _close(expected: Tensor, found: Tensor) -> bool:
     scale = float(expected.abs().max().clamp_min(1e-6))
     return bool((expected - found).abs().max() <= 1e-4 * scale)

@@ -396,12 +396,12 @@ class Connectivity:
         self._booked[key] = (before[0] + created, before[1] + pruned)
 
 
-#: Rows of a tensor, or rows and columns of which every pair is meant.
+#: Positions along the first dimensions of a tensor, one tensor each; every combination is meant.
 Index = tuple[Tensor, ...]
 
 
 def _place(index: Index) -> Index:
-    return index if len(index) == 1 else (index[0].unsqueeze(1), index[1].unsqueeze(0))
+    return tuple(positions.view([-1 if d == i else 1 for d in range(len(index))]) for i, positions in enumerate(index))
 
 
 def _at(tensor: Tensor, index: Index) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from search.surgery.attention import NarrowAttention
 from search.surgery.modes import ByMode, DifferenceError, Path, Traced, by_mode, install, same
 from search.surgery.tracing import (
     NetworkTracer,
@@ -52,7 +53,7 @@ def trace(network: nn.Module, example_inputs: Inputs, *, leaves: Leaves = ()) ->
             raise TraceError(f"a submodule must not be called {name!r}, which torch.fx keeps for itself: rename it")
     expected = {training: _outputs(network, example_inputs, training) for training in (False, True)}
     try:
-        traced = _trace(network, example_inputs, (ByMode, *leaves))
+        traced = _trace(network, example_inputs, (ByMode, NarrowAttention, *leaves))
         for training, outputs in expected.items():
             _check_outputs(outputs, traced, example_inputs, training)
     except UntraceableError as error:

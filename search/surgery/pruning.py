@@ -201,37 +201,37 @@ class Pruning(Mechanism):
     def _cut_channels(self, site: Site, progress: float) -> None:
         connectivity, groups = site.connectivity, self._groups(site)
         scores = {name: self._score(site, name) for group in groups for name in group.weights if self.governs(name)}
-        ranked = {g.root: worth(g, scores, normalize=self.policy.allocation == "global") for g in groups}
-        open_ = {g.root: connectivity.open_channels(g) for g in groups}
+        ranked = {g.name: worth(g, scores, normalize=self.policy.allocation == "global") for g in groups}
+        open_ = {g.name: connectivity.open_channels(g) for g in groups}
         free = [g for g in groups if g.root not in self._fixed]
         total = round(progress * self.policy.sparsity * sum(g.size for g in free))
-        off = {g.root: g.size - int(open_[g.root].sum()) for g in groups}
-        among = {root: open_[root] & ~best_entry(ranked[root], open_[root]) for root in ranked}
+        off = {g.name: g.size - int(open_[g.name].sum()) for g in groups}
+        among = {name: open_[name] & ~best_entry(ranked[name], open_[name]) for name in ranked}
         chosen: dict[str, Tensor] = {}
         if self.policy.allocation == "global":
-            missing = total - sum(off[g.root] for g in free)
+            missing = total - sum(off[g.name] for g in free)
             if free and missing > 0:
-                chosen |= lowest_overall({g.root: ranked[g.root] for g in free}, missing, among)
+                chosen |= lowest_overall({g.name: ranked[g.name] for g in free}, missing, among)
         else:
             due = self._allocate_channels(site, free, total)
-            chosen |= {root: lowest(ranked[root], due[root] - off[root], among[root]) for root in due}
+            chosen |= {name: lowest(ranked[name], due[name] - off[name], among[name]) for name in due}
         for group in groups:
             if (share := self._fixed.get(group.root)) is not None:
-                missing = round(progress * share * group.size) - off[group.root]
-                chosen[group.root] = lowest(ranked[group.root], missing, among[group.root])
-        closing = [g.channels[i] for g in groups if g.root in chosen for i in chosen[g.root].nonzero()[:, 0].tolist()]
+                missing = round(progress * share * group.size) - off[group.name]
+                chosen[group.name] = lowest(ranked[group.name], missing, among[group.name])
+        closing = [g.channels[i] for g in groups if g.name in chosen for i in chosen[g.name].nonzero()[:, 0].tolist()]
         if self.policy.merge:
             merge(site.network, closing, groups, connectivity)
         connectivity.close(closing, "pruning", self.policy.criterion)
 
     def _allocate_channels(self, site: Site, groups: Sequence[ChannelGroup], total: int) -> dict[str, int]:
         """How many channels of each group are off, `total` in all."""
-        shares = {group.root: float(group.size) for group in groups}
+        shares = {group.name: float(group.size) for group in groups}
         if self.policy.allocation == "erk":
-            shapes = {group.root: tuple(site.connectivity.weights[group.root].shape) for group in groups}
+            shapes = {group.name: tuple(site.connectivity.weights[group.root].shape) for group in groups}
             density = erk_densities(shapes, 1 - self.policy.sparsity)
-            shares = {root: (1 - density[root]) * size for root, size in shares.items()}
-        return apportion(total, shares, {group.root: group.size - 1 for group in groups})
+            shares = {name: (1 - density[name]) * size for name, size in shares.items()}
+        return apportion(total, shares, {group.name: group.size - 1 for group in groups})
 
     def _allocate(self, total: int) -> dict[str, int]:
         """How many connections of each layer are off, `total` in all."""

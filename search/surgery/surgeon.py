@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from search.surgery.channels import Channel, refusal
 from search.surgery.connectivity import Connectivity
 from search.surgery.edges import Edge, candidates, insert, remove, whole
 from search.surgery.finalize import plain
@@ -265,15 +266,25 @@ class Surgeon:
         self.edges.remove(edge)
         return count
 
-    def _channels(self, layer: str, channels: Iterable[int]) -> list:  # type: ignore[type-arg]
-        groups = {group.root: group for group in self.site.channel_groups()}
-        if layer not in groups:
-            raise NetworkError(f"the channels of {layer!r} cannot be removed: {nearest(layer, groups)}")
-        size = groups[layer].size
-        wanted = list(channels)
-        if not all(0 <= index < size for index in wanted):
-            raise NetworkError(f"{layer} has channels 0 to {size - 1}, but {wanted} was asked for: choose among them")
-        return [groups[layer].channels[index] for index in wanted]
+    def _channels(self, layer: str, positions: Iterable[int]) -> list[Channel]:
+        """The channels to which a layer's outputs belong: whatever must go with them goes too."""
+        self._check(layer)
+        found = {
+            position: channel
+            for group in self.site.channel_groups()
+            for channel in group.channels
+            for name, index in channel.produced
+            if name == layer
+            for position in index[-1].tolist()
+        }
+        if not found:
+            raise NetworkError(f"the channels of {layer} cannot be removed: {refusal(self.network, layer)}")
+        wanted = list(positions)
+        if not all(position in found for position in wanted):
+            whole = len(found) == max(found) + 1
+            known = f"channels 0 to {max(found)}" if whole else f"removable channels {sorted(found)}"
+            raise NetworkError(f"{layer} has {known}, but {wanted} was asked for: choose among them")
+        return list({found[position].key: found[position] for position in wanted}.values())
 
     def _check(self, layer: str, where: Tensor | None = None) -> None:
         weights = self.site.connectivity.weights

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.artifact.constructors import CLASSES, build, describe, is_known
+from search.surgery.attention import NarrowAttention
 from search.surgery.modes import ByMode
 from spaces.errors import ExportError
 
@@ -31,6 +32,7 @@ INSTANCES: tuple[nn.Module, ...] = (
     nn.BatchNorm3d(6, bias=False),
     nn.Bilinear(2, 3, 4, bias=False),
     ByMode(0.1, 0.0),
+    NarrowAttention(6, 2, 2, 0.1, kdim=4, vdim=5, batch_first=True),
     nn.CELU(2.0),
     nn.ChannelShuffle(2),
     nn.CircularPad1d((1, 2)),

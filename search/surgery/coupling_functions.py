@@ -1,0 +1,327 @@
+"""What labels do in functions and methods: move with the data, meet, are carried, are used up, or stay for good.
+
+Each rule gives what the function gave, marked. Rules may be generous: nothing is removed before an experiment has shown
+that masking and removing are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from search.surgery.labels import Layers, Marked, along, bare, clusters, marked, tidy, varying
+
+if TYPE_CHECKING:
+    from search.surgery.coupling import Coupling
+
+_MOVES_NAMES = """
+    broadcast_to channel_shuffle chunk contiguous expand expand_as flatten flip getattr getitem index_select movedim
+    moveaxis narrow permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave reshape roll select split
+    split_with_sizes squeeze swapaxes swapdims t tensor_split tile transpose unbind unflatten unsqueeze view
+"""
+_ACROSS_NAMES = "cumprod cumsum log_softmax logcumsumexp normalize softmax softmin"
+_REDUCTION_NAMES = "all amax amin any argmax argmin count_nonzero logsumexp max mean median min norm prod std sum var"
+_OPAQUE_NAMES = """
+    addbmm addmm addmv baddbmm batch_norm bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+    conv_transpose3d cross einsum embedding gather group_norm instance_norm layer_norm linear local_response_norm
+    masked_scatter multi_head_attention_forward rms_norm scatter scatter_add setitem sort argsort take_along_dim topk
+"""
+#: What only moves entries: done to labels as to data.
+_MOVES = frozenset(_MOVES_NAMES.split())
+#: What takes one dimension as a whole.
+_ACROSS = frozenset(_ACROSS_NAMES.split())
+#: What makes one entry of many.
+_REDUCTIONS = frozenset(_REDUCTION_NAMES.split())
+#: What looks like a function of single entries, by its shapes, and is none.
+_OPAQUE = frozenset(_OPAQUE_NAMES.split())
+
+
+def apply(
+    flow: Coupling, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+) -> Any:
+    """Mark what a function gave.
+
+    Args:
+        flow: Where labels meet.
+        name: Of the function or method.
+        function: Called on labels where entries only move.
+        args: Its arguments, tensors marked; of a method the tensor comes first.
+        kwargs: The same by name.
+        result: What it gave.
+    """
+    inputs = marked((args, kwargs))
+    if not any(mark.layers for mark in inputs):
+        return unmarked(result)
+    name = name.rstrip("_")
+    rule = _RULES.get(name)
+    if name in _OPAQUE:
+        return opaque(flow, args, kwargs, result)
+    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
+        return result
+    if rule is not None:
+        return rule(flow, args, kwargs, result)
+    if name in _MOVES:
+        return _moves(flow, function, args, kwargs, result)
+    if name in _ACROSS:
+        dim = _argument(args, kwargs, 2 if name == "normalize" else 1, "dim", 1 if name == "normalize" else -1)
+        return flow.mark(result, across(flow, args[0], [dim % args[0].value.ndim]))
+    if name in _REDUCTIONS and len(inputs) == 1:
+        return _reduced(flow, args, kwargs, result)
+    if not isinstance(result, Tensor):
+        return opaque(flow, args, kwargs, result)
+    shapes = [mark.value.shape for mark in inputs]
+    try:
+        elementwise = torch.broadcast_shapes(*shapes) == result.shape  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        elementwise = False
+    if elementwise:
+        return flow.mark(result, met(flow, inputs, result.shape))
+    if len(inputs) == 1 and (layers := carried(flow, inputs[0], result.shape)) is not None:
+        return flow.mark(result, layers)
+    return opaque(flow, args, kwargs, result)
+
+
+def unmarked(result: Any) -> Any:
+    """What has no labels."""
+    return pytree.tree_map_only(Tensor, Marked, result)
+
+
+def opaque(flow: Coupling, args: Any, kwargs: Any, result: Any) -> Any:
+    """What no rule knows needs all that it reads."""
+    flow.fix((args, kwargs))
+    return unmarked(result)
+
+
+def met(flow: Coupling, inputs: Sequence[Marked], shape: torch.Size) -> Layers:
+    """Entries at the same place go together; where one of them has no label and a place of its own, they stay."""
+    spread = [(mark, tidy(layer.expand(shape))) for mark in inputs for layer in mark.layers]
+    found = []
+    for members in clusters(layer for _, layer in spread):
+        for other in members[1:]:
+            flow.classes.unite(members[0], other)
+        owners = {id(mark) for mark, layer in spread if any(layer is member for member in members)}
+        dims = {dim for member in members for dim in varying(member)}
+        for mark in inputs:
+            sizes = [1] * (len(shape) - mark.value.ndim) + list(mark.value.shape)
+            if id(mark) not in owners and any(sizes[dim] > 1 for dim in dims):
+                flow.classes.fix(members[0])
+        found.append(members[0])
+    return tuple(found)
+
+
+def carried(flow: Coupling, x: Marked, shape: torch.Size) -> Layers | None:
+    """The same layers in another extent; None where a dimension along which they vary has changed."""
+    if len(shape) != x.value.ndim:
+        return None
+    found = []
+    for layer in x.layers:
+        dims = varying(layer)
+        if any(shape[dim] != layer.shape[dim] for dim in dims):
+            return None
+        for dim in set(range(layer.ndim)) - set(dims):
+            layer = layer.narrow(dim, 0, 1)
+        found.append(layer.expand(shape))
+    return tuple(found)
+
+
+def across(flow: Coupling, x: Marked, dims: Iterable[int]) -> Layers:
+    """What mixes all entries along some dimensions needs them; the other layers are carried."""
+    mixed, kept = set(dims), []
+    for layer in x.layers:
+        if mixed & set(varying(layer)):
+            flow.classes.fix(layer)
+        else:
+            kept.append(layer)
+    return tuple(kept)
+
+
+def halves(flow: Coupling, x: Marked, dim: int) -> Layers:
+    """One half of a dimension gates the other."""
+    parts = [layer.chunk(2, dim) for layer in x.layers]
+    for one, other in parts:
+        flow.classes.unite(one, other)
+    return tuple(one for one, _ in parts)
+
+
+def moved(layer: Tensor, move: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What moving entries does to labels. Some kernels move floating point only; it holds labels exactly."""
+    try:
+        return move(layer, *args, **kwargs)
+    except (NotImplementedError, RuntimeError):
+        found = move(layer.double(), *args, **kwargs)
+        return pytree.tree_map_only(Tensor, lambda each: each.long(), found)
+
+
+# -- rules of single functions -----------------------------------------------------------------------------------------
+
+
+def _moves(
+    flow: Coupling, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+) -> Any:
+    x = args[0] if args else None
+    if isinstance(x, list | tuple) and function.__name__ == "getitem":
+        return result if not isinstance(result, Tensor) else x[bare(args[1])]
+    if not isinstance(x, Marked):
+        return opaque(flow, args, kwargs, result)
+    if any(mark.layers for mark in marked((args[1:], kwargs))):
+        flow.fix((args[1:], kwargs))
+    # A view of labels need not be one.
+    move = torch.Tensor.reshape if function is torch.Tensor.view else function
+    layers = [moved(layer, move, *bare(args[1:]), **bare(kwargs)) for layer in x.layers]
+    if isinstance(result, Tensor):
+        return flow.mark(result, layers)
+    return type(result)([flow.mark(value, [layer[i] for layer in layers]) for i, value in enumerate(result)])
+
+
+def _joined(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Marked:
+    parts = args[0] if args else kwargs["tensors"]
+    dim = _argument(args, kwargs, 1, "dim", 0) % result.ndim
+    ends, rest = [], []
+    for part in parts:
+        end = torch.zeros((), dtype=torch.int64).expand(part.value.shape)
+        others = []
+        for layer in part.layers:
+            if dim in varying(layer):
+                end = layer
+            else:
+                others.append(layer.narrow(dim, 0, 1).expand([*result.shape[:dim], 1, *result.shape[dim + 1 :]]))
+        ends.append(end)
+        # Each part has all of the other dimensions, so that what one has no label for stays.
+        rest.append(Marked(part.value.narrow(dim, 0, 1) if part.value.shape[dim] else part.value, tuple(others)))
+    layers = []
+    if any(varying(end) for end in ends):
+        layers.append(torch.cat(ends, dim))
+    shape = torch.Size([*result.shape[:dim], 1, *result.shape[dim + 1 :]])
+    layers += [layer.expand(result.shape) for layer in met(flow, rest, shape)]
+    return flow.mark(result, layers)
+
+
+def _stacked(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Marked:
+    dim = _argument(args, kwargs, 1, "dim", 0) % result.ndim
+    parts = args[0] if args else kwargs["tensors"]
+    apart = [Marked(p.value.unsqueeze(dim), tuple(layer.unsqueeze(dim) for layer in p.layers)) for p in parts]
+    return _joined(flow, (apart, dim), {}, result)
+
+
+def _padded(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
+    x, amounts = args[0], _argument(args, kwargs, 1, "pad", ())
+    mode, value = _argument(args, kwargs, 2, "mode", "constant"), _argument(args, kwargs, 3, "value", None)
+    layers = []
+    for layer in x.layers:
+        dims = varying(layer)
+        padded = {result.ndim - 1 - i // 2 for i, amount in enumerate(amounts) if amount}
+        if not padded & set(dims):
+            same = layer
+            for dim in padded:
+                same = same.narrow(dim, 0, 1).expand([*same.shape[:dim], result.shape[dim], *same.shape[dim + 1 :]])
+            layers.append(same)
+            continue
+        if mode != "constant" or value or len(dims) > 1 or min(amounts) < 0:
+            return opaque(flow, args, kwargs, result)
+        (dim,) = dims
+        before, after = amounts[2 * (result.ndim - 1 - dim) :][:2]
+        inside = layer.movedim(dim, 0).flatten(1)[:, 0]
+        # The zeros are channels as well: nothing computes them, and they go with what they are added to.
+        whole = torch.cat([flow.classes.fresh(before), inside, flow.classes.fresh(after)])
+        layers.append(along(whole, dim, result.shape))
+    return flow.mark(result, layers)
+
+
+def _reduced(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
+    x = args[0]
+    dims = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
+    keep = bool(kwargs.get("keepdim", args[2] if len(args) > 2 and isinstance(args[2], bool) else False))
+    if dims is None or isinstance(dims, Marked):
+        return opaque(flow, args, kwargs, result)
+    gone = {dim % x.value.ndim for dim in ([dims] if isinstance(dims, int) else dims)}
+    layers = []
+    for layer in x.layers:
+        inside, outside = gone & set(varying(layer)), set(varying(layer)) - gone
+        if inside and outside:
+            flow.ambiguous = True
+            layer = flow.classes.unite_along(layer, inside if flow.whole else outside)
+        if inside and not (inside and outside and flow.whole):
+            continue  # used up: what is masked adds nothing to a sum
+        for dim in sorted(gone, reverse=True):
+            layer = layer.narrow(dim, 0, 1) if keep else layer.select(dim, 0)
+        layers.append(layer)
+    return pytree.tree_map_only(Tensor, lambda value: flow.mark(value, layers), result)
+
+
+def _product(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
+    one, other = args[0], _argument(args, kwargs, 1, "other", _argument(args, kwargs, 1, "mat2", None))
+    if not isinstance(one, Marked) or not isinstance(other, Marked) or min(one.value.ndim, other.value.ndim) < 2:
+        return opaque(flow, args, kwargs, result)
+    left, read = _operand(flow, one, result.ndim, -2)
+    right, also_read = _operand(flow, other, result.ndim, -1)
+    shape = result.shape
+    inner = (one.value.shape[-1],)
+    # What is summed over is used up, if it is labelled on both sides.
+    met(flow, [Marked(torch.empty(inner), read), Marked(torch.empty(inner), also_read)], torch.Size(inner))
+    batch = torch.Size([*shape[:-2], 1, 1])
+    sides = [
+        Marked(torch.empty([*side.value.shape[:-2], 1, 1], device="meta"), tuple(by_batch))
+        for side, (by_batch, _) in ((one, left), (other, right))
+    ]
+    layers = [layer.expand(shape) for layer in met(flow, sides, batch)]
+    return flow.mark(result, [*layers, *(free.expand(shape) for free in (*left[1], *right[1]))])
+
+
+def _operand(flow: Coupling, x: Marked, ndim: int, free: int) -> tuple[tuple[list[Tensor], list[Tensor]], Layers]:
+    """The layers of one factor: by batch, (..., 1, 1); along its free dimension; and along the one that is summed."""
+    by_batch, along_free, along_inner = [], [], []
+    inner, free = ndim - (1 if free == -2 else 2), ndim + free
+    for layer in x.layers:
+        layer = layer.expand([*[1] * (ndim - layer.ndim), *layer.shape])
+        matrix = [dim for dim in varying(layer) if dim >= ndim - 2]
+        batch = [dim for dim in varying(layer) if dim < ndim - 2]
+        if matrix and batch:
+            flow.ambiguous = True
+            layer = flow.classes.unite_along(layer, matrix if flow.whole else batch)
+            matrix, batch = ([], batch) if flow.whole else (matrix, [])
+        if len(matrix) > 1:
+            flow.classes.fix(layer)
+        elif batch:
+            by_batch.append(layer[..., :1, :1])
+        elif matrix == [inner]:
+            along_inner.append(layer.movedim(inner, 0).flatten(1)[:, 0])
+        elif matrix:
+            for dim in range(ndim):
+                layer = layer if dim == free else layer.narrow(dim, 0, 1)
+            along_free.append(layer)
+    return (by_batch, along_free), tuple(along_inner)
+
+
+def _attention(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
+    query, key, value = (_argument(args, kwargs, i, name, None) for i, name in enumerate(("query", "key", "value")))
+    if kwargs.get("enable_gqa") or query.value.ndim < 3:
+        return opaque(flow, args, kwargs, result)
+    turned = Marked(key.value.mT, tuple(layer.mT for layer in key.layers))
+    scores: Any = _product(flow, (query, turned), {}, query.value @ turned.value)
+    mask = _argument(args, kwargs, 3, "attn_mask", None)
+    inputs = [scores] + ([mask] if isinstance(mask, Marked) else [])
+    weights = flow.mark(scores.value, met(flow, inputs, scores.value.shape))
+    weights = Marked(weights.value, across(flow, weights, [weights.value.ndim - 1]))
+    return _product(flow, (weights, value), {}, result)
+
+
+def _glu(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
+    return flow.mark(result, halves(flow, args[0], _argument(args, kwargs, 1, "dim", -1)))
+
+
+def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str, default: Any) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+_RULES: Mapping[str, Callable[..., Any]] = {
+    **dict.fromkeys(("cat", "concat", "concatenate"), _joined),
+    "stack": _stacked,
+    "pad": _padded,
+    **dict.fromkeys(("matmul", "bmm", "mm"), _product),
+    "scaled_dot_product_attention": _attention,
+    "glu": _glu,
+}
