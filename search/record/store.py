@@ -61,6 +61,7 @@ class Store:
         self.uri = uri
         self.served = uri.startswith(("http://", "https://"))
         with self._opening(artifacts), self.translated():
+            _create_whole(uri)
             follow(uri, artifacts.resolve())
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(experiment)
@@ -152,6 +153,16 @@ class Store:
             raise StorageError(
                 f"the folder {artifacts} must be writable, but is not ({error.strerror}): choose another --home"
             ) from None
+
+
+def _create_whole(uri: str) -> None:
+    """Make a SQLite database beside its name and rename it: MLflow cannot go on with one whose making was cut off."""
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not database.exists():
+        fresh = database.with_name(f".{database.name}.new")
+        fresh.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{fresh}").get_experiment("0")
+        fresh.replace(database)
 
 
 class _Translated:

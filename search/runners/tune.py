@@ -7,6 +7,7 @@ each report waits for its answer, and changing trials costs half as much.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import math
@@ -71,6 +72,9 @@ class TuneRunner:
 
     def __exit__(self, *_: object) -> None:
         if self._ours:
+            # Tune leaves handles of actors in cycles; collected by another thread after the shutdown, one of them makes
+            # Ray end the whole process.
+            gc.collect()
             ray.shutdown()
             sweep(self._folder)
 

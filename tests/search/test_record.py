@@ -432,3 +432,22 @@ def test_a_long_trial_exceeds_one_batch(record: Record) -> None:
     assert len(data.params) == 250
     assert set(data.metrics.values()) == {49.0}
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_a_database_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    """Killed while MLflow makes its tables, the next start must not find half of them under the database's name."""
+    making = (
+        "import sys, os, threading, time; from pathlib import Path; from search.record.store import Store\n"
+        "folder = Path(sys.argv[1])\n"
+        "def watch():\n"
+        "    while not any(p.stat().st_size > 40_000 for p in folder.glob('.mlflow.db.new')): time.sleep(0.001)\n"
+        "    os._exit(9)\n"
+        "threading.Thread(target=watch, daemon=True).start()\n"
+        "Store(f'sqlite:///{folder}/mlflow.db', 'task', folder / 'artifacts')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", making, str(tmp_path)], capture_output=True, check=False)
+    assert killed.returncode == 9, killed.stderr.decode()
+    assert not (tmp_path / "mlflow.db").exists()
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db", "task", tmp_path / "artifacts")
+    assert store.create("trial 0", {}, start=1)
+    assert not list(tmp_path.glob(".mlflow.db.new"))
