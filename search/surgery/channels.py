@@ -10,8 +10,10 @@ import contextlib
 import copy
 import hashlib
 import io
+import random
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,7 +26,7 @@ from search.surgery.connectivity import Connectivity
 from search.surgery.coupling import Coupling
 from search.surgery.dependency import dependent, remove_dependent
 from search.surgery.network import prepared
-from search.surgery.removal import Rewriting, cut
+from search.surgery.removal import Rewriting, close, cut
 from search.surgery.units import coupled, inner, tied
 
 __all__ = ["Channel", "ChannelGroup", "groups", "merge", "refusal", "remove", "worth"]
@@ -48,13 +50,19 @@ def groups(network: nn.Module, example_inputs: Inputs) -> tuple[ChannelGroup, ..
     return _KNOWN[key]
 
 
-def remove(network: nn.Module, channels: Iterable[Channel], example_inputs: Inputs) -> None:
+def remove(
+    network: nn.Module,
+    channels: Iterable[Channel],
+    example_inputs: Inputs,
+    masked: Mapping[str, object] = MappingProxyType({}),
+) -> None:
     """Take channels out of the network in place: its layers become smaller, and its graph fits them.
 
     Args:
         network: Not one that is still being trained.
         channels: Which ones, from :func:`groups`; of each group at least one must stay.
         example_inputs: ``network(*example_inputs)`` runs.
+        masked: What the nodes of its graph give while these channels are masked; compared where it is given.
 
     Raises:
         ValueError: If the graph has no place for what is left, which the groups' verification has ruled out.
@@ -73,8 +81,9 @@ def remove(network: nn.Module, channels: Iterable[Channel], example_inputs: Inpu
     _remove_inside(network, by.get("inside", []))
     if isinstance(network, fx.GraphModule):
         if followed:
+            before = [({node.name: mark for node, mark in each.marks.items()}, gone) for each, gone in followed]
             with evaluating(network):
-                Rewriting(network, [(_by_name(coupling), gone) for coupling, gone in followed]).run(*inputs)
+                Rewriting(network, before, masked).run(*inputs)
         if by.get("inside"):
             written_out(network)
         network.graph.lint()
@@ -106,7 +115,9 @@ def _architecture(network: nn.Module, example_inputs: Inputs) -> str:
         settings = {
             k: v for k, v in vars(module).items() if isinstance(v, int | float | str | tuple) and k != "training"
         }
-        parts.append((name, type(module).__qualname__, id(type(module)), repr(settings)))
+        # Each graph has a class of its own; elsewhere two classes of one name may do different things.
+        kind = "graph" if isinstance(module, fx.GraphModule) else f"{type(module).__qualname__} {id(type(module))}"
+        parts.append((name, kind, repr(settings)))
     for name, value in [*network.named_parameters(remove_duplicate=False), *network.named_buffers()]:
         parts.append((name, tuple(value.shape), names.setdefault(id(value), name)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -179,10 +190,6 @@ def _gone(
     return coupling, torch.isin(roots, torch.stack(leaving))
 
 
-def _by_name(coupling: Coupling) -> dict[str, object]:
-    return {node.name: mark for node, mark in coupling.marks.items()}
-
-
 def _remove_inside(network: nn.Module, channels: Sequence[Channel]) -> None:
     by_owner: dict[str, list[Channel]] = {}
     for channel in channels:
@@ -222,28 +229,54 @@ def _verified(
 
 @torch.no_grad()
 def _removal_equals_masking(network: nn.Module, tried: Sequence[ChannelGroup], example_inputs: Inputs) -> bool:
-    """Whether a copy without some channels of each group computes what a copy with them masked does."""
-    channels = [channel for group in tried for channel in (group.channels[-1], *group.channels[: group.size // 3][:1])]
-    masked = copy.deepcopy(network).eval()
+    """Whether a copy without some channels of each group computes what a copy with them masked does.
+
+    In a graph every node is compared: a mistake behind which everything is 0 anyway is one all the same.
+    """
+    choice = random.Random(0)
+    channels = [c for group in tried for c in choice.sample(group.channels, max(1, group.size // 3))]
+    for kind in (torch.float64, None):  # in double precision, unless the network insists on another one
+        masked, inputs = _filled(network, kind), _cast(_on_device(network, example_inputs), kind)
+        removed = copy.deepcopy(masked)
+        Connectivity(masked).close(channels, "probe", "probe")
+        record = _Record(masked) if isinstance(masked, fx.GraphModule) else None
+        # Whatever breaks on a wrong type or shape, in the network or in the graph, is the answer no; a graph that
+        # breaks says so on the error stream as well.
+        with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
+            expected = masked(*inputs) if record is None else record.run(*inputs)
+            try:
+                remove(removed, channels, inputs, record.values if record is not None else {})
+                pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(removed(*inputs)), strict=True)
+                return all(close(a, b) for a, b in pairs if isinstance(a, Tensor))
+            except Exception:  # as above, but the masked copy ran: another type would not help
+                return False
+    return False
+
+
+def _filled(network: nn.Module, kind: torch.dtype | None) -> nn.Module:
+    """A copy in evaluation mode whose weights are nowhere 0: where connections are off a mistake would not show."""
+    twin = copy.deepcopy(network).eval().to(kind)
     generator = torch.Generator().manual_seed(0)
-    for parameter in masked.parameters():
-        # Where connections are off already, a mistake would not show.
+    for parameter in twin.parameters():
         noise = torch.randn(parameter.shape, generator=generator).to(parameter) * 0.1
         parameter.copy_(torch.where(parameter == 0, noise, parameter))
-    removed = copy.deepcopy(masked)
-    inputs = _on_device(network, example_inputs)
-    try:
-        # A graph that breaks on a wrong shape says so on the error stream as well.
-        with contextlib.redirect_stderr(io.StringIO()):
-            Connectivity(masked).close(channels, "probe", "probe")
-            remove(removed, channels, example_inputs)
-            expected, found = (pytree.tree_leaves(each(*inputs)) for each in (masked, removed))
-    except Exception:  # whatever breaks on a wrong shape, in the network or in the graph, is the answer no
-        return False
-    pairs = [(a, b) for a, b in zip(expected, found, strict=True) if isinstance(a, Tensor)]
-    return all(a.shape == b.shape and _close(a, b) for a, b in pairs)
+    return twin
 
 
-def _close(expected: Tensor, found: Tensor) -> bool:
-    scale = float(expected.abs().max().clamp_min(1e-6))
-    return bool((expected - found).abs().max() <= 1e-4 * scale)
+def _cast(inputs: Inputs, kind: torch.dtype | None) -> Inputs:
+    return tuple(x.to(kind) if kind is not None and x.is_floating_point() else x for x in inputs)
+
+
+class _Record(fx.Interpreter):
+    """Keeps what every node gives."""
+
+    def __init__(self, network: fx.GraphModule) -> None:
+        super().__init__(network)
+        self.extra_traceback = False
+        self.values: dict[str, object] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        # A copy, because the next node may write into what this one gave.
+        result = super().run_node(n)
+        self.values[n.name] = pytree.tree_map_only(Tensor, torch.clone, result)
+        return result

@@ -24,7 +24,7 @@ from search.surgery.labels import Classes, Layers, Marked, along, bare, block, m
 
 Role = Literal["produced", "consumed", "held", "kept"]
 _BY_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-_SHUFFLES = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
+_SHUFFLES = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle)
 _ACROSS = (nn.LocalResponseNorm, nn.Softmax2d, nn.Fold, nn.Unfold)
 
 
@@ -191,6 +191,11 @@ class Coupling(fx.Interpreter):
             return functions.across(self, x, [module.dim % x.value.ndim])
         if isinstance(module, nn.GLU):
             return functions.halves(self, x, module.dim)
+        if isinstance(module, nn.ChannelShuffle):
+            left = functions.shuffled(self, x, module.groups)
+            if self.whole:
+                self.sizes[name, "groups"] = self._channels(x, 1).reshape(module.groups, -1)[:, 0]
+            return left
         if isinstance(module, _SHUFFLES):
             return tuple(functions.moved(layer, module) for layer in x.layers)
         if isinstance(module, _ACROSS) or sum(parameter.numel() for parameter in module.parameters()) > 1:
@@ -224,8 +229,8 @@ class Coupling(fx.Interpreter):
         if groups == 1:
             self.slot(weight, into, "consumed", read)
             labels = self.slot(weight, out, "produced")
-        elif self.whole or weight.shape[1] == 1:
-            self.ambiguous |= weight.shape[1] > 1
+        elif self.whole or len(read) == result.shape[dim] == groups:
+            self.ambiguous |= not len(read) == result.shape[dim] == groups
             by_group = self.sizes[name, "groups"] = self._groups(read, groups)
             labels = by_group.repeat_interleave(result.shape[dim] // groups)
             self.slot(weight, 0, "produced", by_group.repeat_interleave(weight.shape[0] // groups))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from search.surgery.coupling import Coupling
 
 _MOVES_NAMES = """
-    broadcast_to channel_shuffle chunk contiguous expand expand_as flatten flip getattr getitem index_select movedim
+    broadcast_to chunk contiguous expand expand_as flatten flip getattr getitem index_select movedim
     moveaxis narrow permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave reshape roll select split
     split_with_sizes squeeze swapaxes swapdims t tensor_split tile transpose unbind unflatten unsqueeze view
 """
@@ -41,6 +41,16 @@ _OPAQUE = frozenset(_OPAQUE_NAMES.split())
 
 
 def apply(
+    flow: Coupling, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+) -> Any:
+    """Mark what a function gave; see `_ruled`. Arguments that no rule foresaw fix what they are."""
+    try:
+        return _ruled(flow, name, function, args, kwargs, result)
+    except Exception:  # a rule may meet any call that anybody's network makes
+        return opaque(flow, args, kwargs, result)
+
+
+def _ruled(
     flow: Coupling, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
 ) -> Any:
     """Mark what a function gave.
@@ -97,20 +107,28 @@ def opaque(flow: Coupling, args: Any, kwargs: Any, result: Any) -> Any:
 
 
 def met(flow: Coupling, inputs: Sequence[Marked], shape: torch.Size) -> Layers:
-    """Entries at the same place go together; where one of them has no label and a place of its own, they stay."""
+    """Entries at the same place go together; along a dimension where one of them has no label, nothing goes."""
     spread = [(mark, tidy(layer.expand(shape))) for mark in inputs for layer in mark.layers]
     found = []
     for members in clusters(layer for _, layer in spread):
         for other in members[1:]:
             flow.classes.unite(members[0], other)
         owners = {id(mark) for mark, layer in spread if any(layer is member for member in members)}
-        dims = {dim for member in members for dim in varying(member)}
-        for mark in inputs:
-            sizes = [1] * (len(shape) - mark.value.ndim) + list(mark.value.shape)
-            if id(mark) not in owners and any(sizes[dim] > 1 for dim in dims):
-                flow.classes.fix(members[0])
-        found.append(members[0])
+        bare_sizes = [
+            [1] * (len(shape) - mark.value.ndim) + list(mark.value.shape) for mark in inputs if id(mark) not in owners
+        ]
+        needed = {dim for sizes in bare_sizes for dim, size in enumerate(sizes) if size > 1}
+        found += whole_along(flow, members[0], needed)
     return tuple(found)
+
+
+def whole_along(flow: Coupling, layer: Tensor, dims: Iterable[int]) -> list[Tensor]:
+    """A layer of which nothing goes along some dimensions: what is left of it, if it varies along others."""
+    needed, own = set(dims), set(varying(layer))
+    if not own - needed:
+        flow.classes.fix(layer)
+        return []
+    return [flow.classes.unite_along(layer, sorted(own & needed))]
 
 
 def carried(flow: Coupling, x: Marked, shape: torch.Size) -> Layers | None:
@@ -130,13 +148,8 @@ def carried(flow: Coupling, x: Marked, shape: torch.Size) -> Layers | None:
 
 def across(flow: Coupling, x: Marked, dims: Iterable[int]) -> Layers:
     """What mixes all entries along some dimensions needs them; the other layers are carried."""
-    mixed, kept = set(dims), []
-    for layer in x.layers:
-        if mixed & set(varying(layer)):
-            flow.classes.fix(layer)
-        else:
-            kept.append(layer)
-    return tuple(kept)
+    mixed = set(dims)
+    return tuple(kept for layer in x.layers for kept in whole_along(flow, layer, mixed))
 
 
 def halves(flow: Coupling, x: Marked, dim: int) -> Layers:
@@ -145,6 +158,17 @@ def halves(flow: Coupling, x: Marked, dim: int) -> Layers:
     for one, other in parts:
         flow.classes.unite(one, other)
     return tuple(one for one, _ in parts)
+
+
+def shuffled(flow: Coupling, x: Marked, groups: int) -> Layers:
+    """Channels dealt out anew: of the groups of them, whole ones go or all lose as much."""
+    flow.ambiguous = True
+    found = []
+    for layer in x.layers:
+        by_group = layer.reshape(len(layer), groups, -1, *layer.shape[2:])
+        flow.classes.unite(by_group, by_group[:, :, :1] if flow.whole else by_group[:, :1])
+        found.append(by_group.transpose(1, 2).flatten(1, 2))
+    return tuple(found)
 
 
 def moved(layer: Tensor, move: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -178,25 +202,22 @@ def _moves(
 
 
 def _joined(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Marked:
-    parts = args[0] if args else kwargs["tensors"]
+    # An empty list that has become a tensor (keys before the first token) is left out.
+    parts = [part for part in (args[0] if args else kwargs["tensors"]) if part.value.numel()]
     dim = _argument(args, kwargs, 1, "dim", 0) % result.ndim
+    # Where one part varies along the dimension and others, what the rest has along these is joined with it.
+    reach = {dim} | {d for part in parts for layer in part.layers if dim in varying(layer) for d in varying(layer)}
+    slim = torch.Size([*result.shape[:dim], 1, *result.shape[dim + 1 :]])
     ends, rest = [], []
     for part in parts:
-        end = torch.zeros((), dtype=torch.int64).expand(part.value.shape)
-        others = []
-        for layer in part.layers:
-            if dim in varying(layer):
-                end = layer
-            else:
-                others.append(layer.narrow(dim, 0, 1).expand([*result.shape[:dim], 1, *result.shape[dim + 1 :]]))
-        ends.append(end)
+        joined = [layer for layer in part.layers if reach & set(varying(layer))]
+        ends.append(joined[0] if joined else torch.zeros((), dtype=torch.int64).expand(part.value.shape))
         # Each part has all of the other dimensions, so that what one has no label for stays.
-        rest.append(Marked(part.value.narrow(dim, 0, 1) if part.value.shape[dim] else part.value, tuple(others)))
-    layers = []
-    if any(varying(end) for end in ends):
-        layers.append(torch.cat(ends, dim))
-    shape = torch.Size([*result.shape[:dim], 1, *result.shape[dim + 1 :]])
-    layers += [layer.expand(result.shape) for layer in met(flow, rest, shape)]
+        others = [layer.narrow(dim, 0, 1).expand(slim) for layer in part.layers if not reach & set(varying(layer))]
+        rest.append(Marked(part.value.narrow(dim, 0, 1), tuple(others)))
+        flow.fix([Marked(part.value, tuple(joined[1:]))])
+    layers = [torch.cat(ends, dim)] if any(varying(end) for end in ends) else []
+    layers += [layer.expand(result.shape) for layer in met(flow, rest, slim)]
     return flow.mark(result, layers)
 
 
@@ -298,8 +319,15 @@ def _operand(flow: Coupling, x: Marked, ndim: int, free: int) -> tuple[tuple[lis
 
 def _attention(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
     query, key, value = (_argument(args, kwargs, i, name, None) for i, name in enumerate(("query", "key", "value")))
-    if kwargs.get("enable_gqa") or query.value.ndim < 3:
+    if query.value.ndim < 4:
         return opaque(flow, args, kwargs, result)
+    if kwargs.get("enable_gqa"):
+        # Several heads of queries read one of keys and values.
+        times = query.value.shape[-3] // key.value.shape[-3]
+        key, value = (
+            Marked(x.value.repeat_interleave(times, -3), tuple(each.repeat_interleave(times, -3) for each in x.layers))
+            for x in (key, value)
+        )
     turned = Marked(key.value.mT, tuple(layer.mT for layer in key.layers))
     scores: Any = _product(flow, (query, turned), {}, query.value @ turned.value)
     mask = _argument(args, kwargs, 3, "attn_mask", None)
@@ -307,6 +335,10 @@ def _attention(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], r
     weights = flow.mark(scores.value, met(flow, inputs, scores.value.shape))
     weights = Marked(weights.value, across(flow, weights, [weights.value.ndim - 1]))
     return _product(flow, (weights, value), {}, result)
+
+
+def _shuffle(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
+    return flow.mark(result, shuffled(flow, args[0], _argument(args, kwargs, 1, "groups", 1)))
 
 
 def _glu(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
@@ -324,4 +356,5 @@ _RULES: Mapping[str, Callable[..., Any]] = {
     **dict.fromkeys(("matmul", "bmm", "mm"), _product),
     "scaled_dot_product_attention": _attention,
     "glu": _glu,
+    "channel_shuffle": _shuffle,
 }

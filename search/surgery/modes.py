@@ -120,7 +120,7 @@ def install(graph: fx.Graph, differing: Mapping[fx.Node, Mapping[Path, ByMode]],
             else:
                 node.kwargs = _put(node.kwargs, path[1:], call)
     if modules._modules:
-        root.add_module(child, modules)
+        root.add_module(child, modules.train(root.training))
 
 
 def _call(graph: fx.Graph, before: fx.Node, target: str, args: tuple[Any, ...]) -> fx.Node:

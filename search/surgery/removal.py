@@ -51,15 +51,21 @@ class Rewriting(fx.Interpreter):
         network: Rewritten in place while it runs; recompile it afterwards.
         before: By node name what each node gave before, with its layers, and which labels have gone (boolean per
             label). Several, where several couplings say together what goes.
+        masked: By node name what each node gives where the same channels are masked; {} to compare nothing.
 
     Raises:
         ValueError: From `run`, if a node does not give what is left of what it gave before.
     """
 
-    def __init__(self, network: fx.GraphModule, before: Sequence[tuple[Mapping[str, Any], Tensor]]) -> None:
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        before: Sequence[tuple[Mapping[str, Any], Tensor]],
+        masked: Mapping[str, Any],
+    ) -> None:
         super().__init__(network)
         self.extra_traceback = False
-        self._before = before
+        self._before, self._masked = before, masked
 
     def run_node(self, n: fx.Node) -> Any:
         name = str(getattr(n.target, "__name__", n.target)).rstrip("_")
@@ -68,9 +74,14 @@ class Rewriting(fx.Interpreter):
         elif n.op == "call_module" and isinstance(module := self.fetch_attr(str(n.target)), nn.Unflatten):
             module.unflattened_size = self._left(n)[0][module.dim :][: len(module.unflattened_size)]
         result = super().run_node(n)
-        found = [tuple(leaf.shape) for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        if found != self._left(n) and n.op != "output":
-            raise ValueError(f"{n.name} gives {found}, but what is left of it is {self._left(n)}")
+        found, kept = _tensors(result), self._leaves(n)
+        if n.op != "output" and [tuple(leaf.shape) for leaf in found] != [_shape(keep) for keep in kept]:
+            raise ValueError(f"{n.name} has other shapes than what is left of it")
+        for value, keep, expected in zip(found, kept, _tensors(self._masked.get(n.name)), strict=False):
+            for dim, positions in enumerate(keep):
+                expected = expected.index_select(dim, positions.nonzero()[:, 0].to(expected.device))
+            if not close(expected, value):
+                raise ValueError(f"{n.name} gives something else than what is left of it where channels are masked")
         return result
 
     def _adjust(self, n: fx.Node, name: str) -> None:
@@ -106,7 +117,7 @@ class Rewriting(fx.Interpreter):
         return found
 
     def _left(self, node: fx.Node) -> list[tuple[int, ...]]:
-        return [tuple(int(keep.sum()) for keep in leaf) for leaf in self._leaves(node)]
+        return [_shape(keep) for keep in self._leaves(node)]
 
     def _touched(self, n: fx.Node) -> bool:
         """Whether the first tensor that a node reads has lost anything."""
@@ -173,6 +184,24 @@ class Rewriting(fx.Interpreter):
 
     def _dim(self, n: fx.Node, position: int) -> int:
         return int(self._value(n.args[position] if len(n.args) > position else n.kwargs.get("dim", 0)))
+
+
+def close(expected: Tensor, found: Tensor) -> bool:
+    """Whether two tensors are the same up to the order in which sums were taken."""
+    if expected.shape != found.shape or not expected.is_floating_point():
+        return torch.equal(expected, found)
+    finite = expected[expected.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    tolerance = 1e-6 if expected.dtype == torch.float64 else 1e-4
+    return torch.allclose(expected, found, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _shape(keep: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(int(positions.sum()) for positions in keep)
 
 
 def _strike(layer: Tensor, gone: Tensor, keep: Sequence[Tensor]) -> None:
