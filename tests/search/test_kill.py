@@ -159,6 +159,9 @@ def kill(home: Path, data: Mapping[str, Any], trace: Path, after: int, *, whole_
     wait_for(home / "studies" / "kept" / "results" / f"{after}.json", 120)
     tree = psutil.Process(child.pid).children(recursive=True)
     names = {process.pid: process.name() for process in tree}
+    heard = {address for process in tree for address in addresses(process)}
+    assert heard <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert heard
     os.kill(child.pid, signal.SIGKILL)
     if whole_tree:
         for process in tree:
@@ -184,6 +187,15 @@ def test_ray_and_all_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
     trace.write_text("".join(f"{key} {iteration} 0\n" for key, iteration in sorted(set(computed))))
     check(home, summary, trace, interrupted=interrupted)
     assert private is None or not Path(private).exists()
+
+
+def addresses(process: psutil.Process) -> set[str]:
+    """Where a process listens."""
+    try:
+        found = process.net_connections(kind="inet")
+    except psutil.Error:
+        return set()
+    return {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
 def gone_within(processes: list[psutil.Process], seconds: float) -> None:
