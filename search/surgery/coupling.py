@@ -19,8 +19,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from objectives.maskable import CONVOLUTIONS
-from search.surgery import coupling_functions as functions
+from search.surgery.coupling_functions import apply
 from search.surgery.labels import Classes, Layers, Marked, along, bare, block, marked, tidy, varying, vector
+from search.surgery.meeting import across, carried, halves, moved, opaque, shuffled, unmarked
 
 Role = Literal["produced", "consumed", "held", "kept"]
 _BY_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -134,15 +135,15 @@ class Coupling(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         result = target(*bare(args), **bare(kwargs))
-        return functions.apply(self, getattr(target, "__name__", ""), target, args, kwargs, result)
+        return apply(self, getattr(target, "__name__", ""), target, args, kwargs, result)
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         method = getattr(torch.Tensor, str(target), None)
         this, *rest = bare(args)
         result = getattr(this, str(target))(*rest, **bare(kwargs))
         if method is None or not isinstance(args[0], Marked):
-            return functions.unmarked(result)
-        return functions.apply(self, str(target), method, args, kwargs, result)
+            return unmarked(result)
+        return apply(self, str(target), method, args, kwargs, result)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self._module(str(target), self.fetch_attr(target), args, kwargs)
@@ -162,9 +163,9 @@ class Coupling(fx.Interpreter):
         result = module(*bare(args), **bare(kwargs))
         first = args[0] if args and isinstance(args[0], Marked) else None
         if first is None or len(marked((args, kwargs))) > 1 or hasattr(module, "parametrizations"):
-            return functions.opaque(self, args, kwargs, result)
+            return opaque(self, args, kwargs, result)
         layers = self._layers(name, module, first, result) if isinstance(result, Tensor) else None
-        return functions.opaque(self, args, kwargs, result) if layers is None else self.mark(result, layers)
+        return opaque(self, args, kwargs, result) if layers is None else self.mark(result, layers)
 
     def _layers(self, name: str, module: nn.Module, x: Marked, result: Tensor) -> Layers | None:
         """The layers of what a module gives; None where no rule knows it."""
@@ -186,21 +187,21 @@ class Coupling(fx.Interpreter):
             self._by_channel(x, (module.weight, module.bias), ())
             return self._counted(x, name, "num_channels")
         if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            return functions.across(self, x, range(x.value.ndim - len(module.normalized_shape), x.value.ndim))
+            return across(self, x, range(x.value.ndim - len(module.normalized_shape), x.value.ndim))
         if isinstance(module, nn.Softmax | nn.LogSoftmax | nn.Softmin) and module.dim is not None:
-            return functions.across(self, x, [module.dim % x.value.ndim])
+            return across(self, x, [module.dim % x.value.ndim])
         if isinstance(module, nn.GLU):
-            return functions.halves(self, x, module.dim)
+            return halves(self, x, module.dim)
         if isinstance(module, nn.ChannelShuffle):
-            left = functions.shuffled(self, x, module.groups)
+            left = shuffled(self, x, module.groups)
             if self.whole:
                 self.sizes[name, "groups"] = self._channels(x, 1).reshape(module.groups, -1)[:, 0]
             return left
         if isinstance(module, _SHUFFLES):
-            return tuple(functions.moved(layer, module) for layer in x.layers)
+            return tuple(moved(layer, module) for layer in x.layers)
         if isinstance(module, _ACROSS) or sum(parameter.numel() for parameter in module.parameters()) > 1:
             return None
-        return functions.carried(self, x, result.shape)
+        return carried(self, x, result.shape)
 
     def _linear(self, name: str, module: nn.Linear, x: Marked, result: Tensor) -> Layers:
         last, carried = x.value.ndim - 1, []

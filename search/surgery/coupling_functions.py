@@ -6,14 +6,16 @@ that masking and removing are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from search.surgery.labels import Layers, Marked, along, bare, clusters, marked, tidy, varying
+from search.surgery.coupling_products import attention, product
+from search.surgery.labels import Marked, along, bare, marked, varying
+from search.surgery.meeting import across, argument, carried, halves, met, moved, opaque, shuffled, unmarked
 
 if TYPE_CHECKING:
     from search.surgery.coupling import Coupling
@@ -77,7 +79,7 @@ def _ruled(
     if name in _MOVES:
         return _moves(flow, function, args, kwargs, result)
     if name in _ACROSS:
-        dim = _argument(args, kwargs, 2 if name == "normalize" else 1, "dim", 1 if name == "normalize" else -1)
+        dim = argument(args, kwargs, 2 if name == "normalize" else 1, "dim", 1 if name == "normalize" else -1)
         return flow.mark(result, across(flow, args[0], [dim % args[0].value.ndim]))
     if name in _REDUCTIONS and len(inputs) == 1:
         return _reduced(flow, args, kwargs, result)
@@ -93,91 +95,6 @@ def _ruled(
     if len(inputs) == 1 and (layers := carried(flow, inputs[0], result.shape)) is not None:
         return flow.mark(result, layers)
     return opaque(flow, args, kwargs, result)
-
-
-def unmarked(result: Any) -> Any:
-    """What has no labels."""
-    return pytree.tree_map_only(Tensor, Marked, result)
-
-
-def opaque(flow: Coupling, args: Any, kwargs: Any, result: Any) -> Any:
-    """What no rule knows needs all that it reads."""
-    flow.fix((args, kwargs))
-    return unmarked(result)
-
-
-def met(flow: Coupling, inputs: Sequence[Marked], shape: torch.Size) -> Layers:
-    """Entries at the same place go together; along a dimension where one of them has no label, nothing goes."""
-    spread = [(mark, tidy(layer.expand(shape))) for mark in inputs for layer in mark.layers]
-    found = []
-    for members in clusters(layer for _, layer in spread):
-        for other in members[1:]:
-            flow.classes.unite(members[0], other)
-        owners = {id(mark) for mark, layer in spread if any(layer is member for member in members)}
-        bare_sizes = [
-            [1] * (len(shape) - mark.value.ndim) + list(mark.value.shape) for mark in inputs if id(mark) not in owners
-        ]
-        needed = {dim for sizes in bare_sizes for dim, size in enumerate(sizes) if size > 1}
-        found += whole_along(flow, members[0], needed)
-    return tuple(found)
-
-
-def whole_along(flow: Coupling, layer: Tensor, dims: Iterable[int]) -> list[Tensor]:
-    """A layer of which nothing goes along some dimensions: what is left of it, if it varies along others."""
-    needed, own = set(dims), set(varying(layer))
-    if not own - needed:
-        flow.classes.fix(layer)
-        return []
-    return [flow.classes.unite_along(layer, sorted(own & needed))]
-
-
-def carried(flow: Coupling, x: Marked, shape: torch.Size) -> Layers | None:
-    """The same layers in another extent; None where a dimension along which they vary has changed."""
-    if len(shape) != x.value.ndim:
-        return None
-    found = []
-    for layer in x.layers:
-        dims = varying(layer)
-        if any(shape[dim] != layer.shape[dim] for dim in dims):
-            return None
-        for dim in set(range(layer.ndim)) - set(dims):
-            layer = layer.narrow(dim, 0, 1)
-        found.append(layer.expand(shape))
-    return tuple(found)
-
-
-def across(flow: Coupling, x: Marked, dims: Iterable[int]) -> Layers:
-    """What mixes all entries along some dimensions needs them; the other layers are carried."""
-    mixed = set(dims)
-    return tuple(kept for layer in x.layers for kept in whole_along(flow, layer, mixed))
-
-
-def halves(flow: Coupling, x: Marked, dim: int) -> Layers:
-    """One half of a dimension gates the other."""
-    parts = [layer.chunk(2, dim) for layer in x.layers]
-    for one, other in parts:
-        flow.classes.unite(one, other)
-    return tuple(one for one, _ in parts)
-
-
-def shuffled(flow: Coupling, x: Marked, groups: int) -> Layers:
-    """Channels dealt out anew: of the groups of them, whole ones go or all lose as much."""
-    flow.ambiguous = True
-    found = []
-    for layer in x.layers:
-        by_group = layer.reshape(len(layer), groups, -1, *layer.shape[2:])
-        flow.classes.unite(by_group, by_group[:, :, :1] if flow.whole else by_group[:, :1])
-        found.append(by_group.transpose(1, 2).flatten(1, 2))
-    return tuple(found)
-
-
-def moved(layer: Tensor, move: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What moving entries does to labels. Some kernels move floating point only; it holds labels exactly."""
-    try:
-        return move(layer, *args, **kwargs)
-    except (NotImplementedError, RuntimeError):
-        found = move(layer.double(), *args, **kwargs)
-        return pytree.tree_map_only(Tensor, lambda each: each.long(), found)
 
 
 # -- rules of single functions -----------------------------------------------------------------------------------------
@@ -204,7 +121,7 @@ def _moves(
 def _joined(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Marked:
     # An empty list that has become a tensor (keys before the first token) is left out.
     parts = [part for part in (args[0] if args else kwargs["tensors"]) if part.value.numel()]
-    dim = _argument(args, kwargs, 1, "dim", 0) % result.ndim
+    dim = argument(args, kwargs, 1, "dim", 0) % result.ndim
     # Where one part varies along the dimension and others, what the rest has along these is joined with it.
     reach = {dim} | {d for part in parts for layer in part.layers if dim in varying(layer) for d in varying(layer)}
     slim = torch.Size([*result.shape[:dim], 1, *result.shape[dim + 1 :]])
@@ -222,15 +139,15 @@ def _joined(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], resu
 
 
 def _stacked(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Marked:
-    dim = _argument(args, kwargs, 1, "dim", 0) % result.ndim
+    dim = argument(args, kwargs, 1, "dim", 0) % result.ndim
     parts = args[0] if args else kwargs["tensors"]
     apart = [Marked(p.value.unsqueeze(dim), tuple(layer.unsqueeze(dim) for layer in p.layers)) for p in parts]
     return _joined(flow, (apart, dim), {}, result)
 
 
 def _padded(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
-    x, amounts = args[0], _argument(args, kwargs, 1, "pad", ())
-    mode, value = _argument(args, kwargs, 2, "mode", "constant"), _argument(args, kwargs, 3, "value", None)
+    x, amounts = args[0], argument(args, kwargs, 1, "pad", ())
+    mode, value = argument(args, kwargs, 2, "mode", "constant"), argument(args, kwargs, 3, "value", None)
     layers = []
     for layer in x.layers:
         dims = varying(layer)
@@ -273,88 +190,20 @@ def _reduced(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], res
     return pytree.tree_map_only(Tensor, lambda value: flow.mark(value, layers), result)
 
 
-def _product(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
-    one, other = args[0], _argument(args, kwargs, 1, "other", _argument(args, kwargs, 1, "mat2", None))
-    if not isinstance(one, Marked) or not isinstance(other, Marked) or min(one.value.ndim, other.value.ndim) < 2:
-        return opaque(flow, args, kwargs, result)
-    left, read = _operand(flow, one, result.ndim, -2)
-    right, also_read = _operand(flow, other, result.ndim, -1)
-    shape = result.shape
-    inner = (one.value.shape[-1],)
-    # What is summed over is used up, if it is labelled on both sides.
-    met(flow, [Marked(torch.empty(inner), read), Marked(torch.empty(inner), also_read)], torch.Size(inner))
-    batch = torch.Size([*shape[:-2], 1, 1])
-    sides = [
-        Marked(torch.empty([*side.value.shape[:-2], 1, 1], device="meta"), tuple(by_batch))
-        for side, (by_batch, _) in ((one, left), (other, right))
-    ]
-    layers = [layer.expand(shape) for layer in met(flow, sides, batch)]
-    return flow.mark(result, [*layers, *(free.expand(shape) for free in (*left[1], *right[1]))])
-
-
-def _operand(flow: Coupling, x: Marked, ndim: int, free: int) -> tuple[tuple[list[Tensor], list[Tensor]], Layers]:
-    """The layers of one factor: by batch, (..., 1, 1); along its free dimension; and along the one that is summed."""
-    by_batch, along_free, along_inner = [], [], []
-    inner, free = ndim - (1 if free == -2 else 2), ndim + free
-    for layer in x.layers:
-        layer = layer.expand([*[1] * (ndim - layer.ndim), *layer.shape])
-        matrix = [dim for dim in varying(layer) if dim >= ndim - 2]
-        batch = [dim for dim in varying(layer) if dim < ndim - 2]
-        if matrix and batch:
-            flow.ambiguous = True
-            layer = flow.classes.unite_along(layer, matrix if flow.whole else batch)
-            matrix, batch = ([], batch) if flow.whole else (matrix, [])
-        if len(matrix) > 1:
-            flow.classes.fix(layer)
-        elif batch:
-            by_batch.append(layer[..., :1, :1])
-        elif matrix == [inner]:
-            along_inner.append(layer.movedim(inner, 0).flatten(1)[:, 0])
-        elif matrix:
-            for dim in range(ndim):
-                layer = layer if dim == free else layer.narrow(dim, 0, 1)
-            along_free.append(layer)
-    return (by_batch, along_free), tuple(along_inner)
-
-
-def _attention(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
-    query, key, value = (_argument(args, kwargs, i, name, None) for i, name in enumerate(("query", "key", "value")))
-    if query.value.ndim < 4:
-        return opaque(flow, args, kwargs, result)
-    if kwargs.get("enable_gqa"):
-        # Several heads of queries read one of keys and values.
-        times = query.value.shape[-3] // key.value.shape[-3]
-        key, value = (
-            Marked(x.value.repeat_interleave(times, -3), tuple(each.repeat_interleave(times, -3) for each in x.layers))
-            for x in (key, value)
-        )
-    turned = Marked(key.value.mT, tuple(layer.mT for layer in key.layers))
-    scores: Any = _product(flow, (query, turned), {}, query.value @ turned.value)
-    mask = _argument(args, kwargs, 3, "attn_mask", None)
-    inputs = [scores] + ([mask] if isinstance(mask, Marked) else [])
-    weights = flow.mark(scores.value, met(flow, inputs, scores.value.shape))
-    weights = Marked(weights.value, across(flow, weights, [weights.value.ndim - 1]))
-    return _product(flow, (weights, value), {}, result)
-
-
 def _shuffle(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
-    return flow.mark(result, shuffled(flow, args[0], _argument(args, kwargs, 1, "groups", 1)))
+    return flow.mark(result, shuffled(flow, args[0], argument(args, kwargs, 1, "groups", 1)))
 
 
 def _glu(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor) -> Any:
-    return flow.mark(result, halves(flow, args[0], _argument(args, kwargs, 1, "dim", -1)))
-
-
-def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str, default: Any) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name, default)
+    return flow.mark(result, halves(flow, args[0], argument(args, kwargs, 1, "dim", -1)))
 
 
 _RULES: Mapping[str, Callable[..., Any]] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), _joined),
     "stack": _stacked,
     "pad": _padded,
-    **dict.fromkeys(("matmul", "bmm", "mm"), _product),
-    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(("matmul", "bmm", "mm"), product),
+    "scaled_dot_product_attention": attention,
     "glu": _glu,
     "channel_shuffle": _shuffle,
 }
