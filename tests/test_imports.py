@@ -20,7 +20,7 @@ HOMES = {
     "ray": ("search/runners/",),
     "mlflow": ("search/record.py", "search/record/"),
     "plotly": ("dashboards/",),
-    "typer": ("search/cli.py", "search/commands/"),
+    "typer": ("search/cli.py", "search/verbs/"),
     "torch": ("objectives/", "search/"),
 }
 #: What may be imported anywhere all the same.
@@ -28,7 +28,11 @@ FREE = ("optuna.distributions",)
 
 #: Imports inside of a function, each with the reason why it cannot stand at the top.
 INSIDE: dict[tuple[str, str], str] = {
-    ("search/cli.py", "search"): "`pleach --help` must not wait for torch, Ray and MLflow: a verb loads what it needs",
+    **{
+        (f"search/verbs/{file}.py", "search"): "`pleach --help` must not wait for torch, Ray and MLflow"
+        for file in ("studies", "results", "places", "shared")
+    },
+    ("search/verbs/studies.py", "spaces.errors"): "a verb loads what it needs",
     ("search/cli.py", "spaces.errors"): "imported once the installation is checked",
     ("search/cli.py", "importlib.metadata"): "only `--version` needs it",
     ("search/launch.py", "search.runners.tune"): "Ray reads its settings when it is imported",

@@ -16,6 +16,7 @@ import typer.main
 from search import cli
 from search.installation import ROOT
 from search.study import Study
+from search.verbs import shared
 from spaces import POLICIES
 from tests.test_readme_docs import fences, rows, section
 
@@ -84,7 +85,7 @@ def test_every_verb_is_in_the_table_and_works_as_written() -> None:
 def test_the_exit_codes_are_those_of_the_command_line() -> None:
     text = " ".join(section(README, "## Commands").split())
     codes = [int(code) for code in re.findall(r"[:,] (\d+) [a-z]", text.partition("Exit codes")[2])]
-    assert codes == sorted([cli.DONE, cli.INFEASIBLE, cli.BAD_INPUT, cli.BUG, cli.INTERRUPTED])
+    assert codes == sorted([shared.DONE, shared.INFEASIBLE, shared.BAD_INPUT, shared.BUG, shared.INTERRUPTED])
 
 
 def test_the_words_are_in_order_and_name_every_policy() -> None:
