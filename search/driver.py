@@ -22,10 +22,9 @@ from search.result import Report, State, TrialRequest, TrialResult
 from search.scheduler import Scheduler
 from search.searcher import Searcher
 from search.study_file import StudyFile
+from search.surroundings import LOG
 from search.writer import Writer
 
-#: The study's own log: a line per trial goes to the file and to nobody's screen.
-LOG = "search.log"
 logger = logging.getLogger(LOG)
 
 

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
-import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -21,19 +16,19 @@ from objectives.loading import task_hash
 from objectives.task import Task
 from search.artifact.network import read_network
 from search.books import Books
-from search.driver import LOG, Driver
-from search.home import Home, StudyFolder, driver_lock, ray_folder, repair_journal, sweep, write_text
+from search.driver import Driver
+from search.home import driver_lock, repair_journal, sweep, write_text
 from search.progress import Progress
 from search.record import FrontMember, Record, member_files, study_files
 from search.record.runs import MODELS_KEPT
 from search.result import TrialResult
-from search.runners.environment import settle
-from search.runners.inline import InlineRunner
+from search.runners.choice import runner_for
 from search.runners.runner import Runner, RunTrial, Work
 from search.scheduler import Scheduler
 from search.scoring import measure_baseline
 from search.searcher import Searcher
 from search.state import State, read_state, write_state
+from search.surroundings import home_for_tasks, listening, logged
 from search.trial import run_trial
 from search.writer import Recorder, Writer
 from spaces.errors import PleachError, StudyError
@@ -53,7 +48,7 @@ def launch(study: Study, progress: Progress, trial: RunTrial = run_trial) -> Non
         TaskError: If the task cannot be loaded or used.
     """
     folder = study.folder
-    with driver_lock(folder), _logged(folder), _home_for_tasks(study.home):
+    with driver_lock(folder), logged(folder), home_for_tasks(study.home):
         state = _prepared(study)
         run = _Run(study, state, progress, trial)
         try:
@@ -128,7 +123,7 @@ class _Run:
         try:
             if not driver.done:
                 # Again once the runner is up, because Ray sets a handler of its own.
-                with _listening(driver), self._runner(task) as runner, _listening(driver):
+                with listening(driver), self._runner(task) as runner, listening(driver):
                     runner.run(work, driver)
         except BaseException:
             writer.abandon()
@@ -250,81 +245,4 @@ class _Run:
         return Scheduler(file.directions, file.criteria, self.state.baseline, eta=eta, grace=budget.grace)
 
     def _runner(self, task: Task) -> Runner:
-        resources = self.study.file.resources
-        if resources.runner == "inline":
-            return InlineRunner(task)
-        folder = ray_folder(self.study.home)
-        if folder.parent != self.study.home.root:
-            self.keep(ray=str(folder))
-        settle(folder if resources.address is None else None)
-        from search.runners.tune import TuneRunner  # Ray reads its settings when it is imported
-
-        return TuneRunner(
-            task,
-            folder,
-            concurrent=resources.concurrent,
-            cpu=resources.cpu,
-            gpu=resources.gpu,
-            address=resources.address,
-        )
-
-
-@contextlib.contextmanager
-def _listening(driver: Driver) -> Iterator[None]:
-    """Ctrl-C once: finish what runs. Twice, or SIGTERM: stop now. A third time: Python's own way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and driver.halted:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
-        driver.stop("interrupted", now=number == signal.SIGTERM or driver.stopped)
-
-    for number in before:
-        signal.signal(number, heard)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _StudyLog(logging.FileHandler):
-    """A file that says nothing where it cannot be written: what matters is raised elsewhere."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        pass
-
-
-@contextlib.contextmanager
-def _logged(folder: StudyFolder) -> Iterator[None]:
-    """What the parts have to say goes to the study's log as well."""
-    handler = _StudyLog(folder.log, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    own, parts = logging.getLogger(LOG), logging.getLogger("search")
-    own.propagate = False
-    own.setLevel(logging.INFO)
-    for logger_ in (own, parts):
-        logger_.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger_ in (own, parts):
-            logger_.removeHandler(handler)
-        handler.close()
-
-
-@contextlib.contextmanager
-def _home_for_tasks(home: Home) -> Iterator[None]:
-    """Tasks keep what takes long to make in the home of the study that they are for."""
-    before = os.environ.get("PLEACH_HOME")
-    os.environ["PLEACH_HOME"] = str(home.root)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PLEACH_HOME"]
-        else:
-            os.environ["PLEACH_HOME"] = before
+        return runner_for(self.study.file.resources, self.study.home, task, lambda ray: self.keep(ray=ray))

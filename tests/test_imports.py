@@ -35,7 +35,7 @@ INSIDE: dict[tuple[str, str], str] = {
     ("search/verbs/studies.py", "spaces.errors"): "a verb loads what it needs",
     ("search/cli.py", "spaces.errors"): "imported once the installation is checked",
     ("search/cli.py", "importlib.metadata"): "only `--version` needs it",
-    ("search/launch.py", "search.runners.tune"): "Ray reads its settings when it is imported",
+    ("search/runners/choice.py", "search.runners.tune"): "Ray reads its settings when it is imported",
     ("search/record/runs.py", "search.record.store"): "MLflow takes seconds to import, which happens in the background",
     ("search/record/runs.py", "search.record.models"): "it imports MLflow",
 }

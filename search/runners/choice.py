@@ -1,0 +1,39 @@
+"""Which runner carries out a study's trials, as its file asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from objectives.task import Task
+from search.home import Home, ray_folder
+from search.runners.environment import settle
+from search.runners.inline import InlineRunner
+from search.runners.runner import Runner
+from search.study_tables import ResourcesTable
+
+
+def runner_for(resources: ResourcesTable, home: Home, task: Task, keep: Callable[[str], None]) -> Runner:
+    """The runner; it holds no machine until it is entered.
+
+    Args:
+        resources: What the study file asks for.
+        home: Where the study is.
+        task: Built.
+        keep: Called with Ray's folder where that cannot be in the home.
+    """
+    if resources.runner == "inline":
+        return InlineRunner(task)
+    folder = ray_folder(home)
+    if folder.parent != home.root:
+        keep(str(folder))
+    settle(folder if resources.address is None else None)
+    from search.runners.tune import TuneRunner  # Ray reads its settings when it is imported
+
+    return TuneRunner(
+        task,
+        folder,
+        concurrent=resources.concurrent,
+        cpu=resources.cpu,
+        gpu=resources.gpu,
+        address=resources.address,
+    )
