@@ -128,7 +128,11 @@ class Finetuning:
 
 def in_fast_layout(network: nn.Module) -> nn.Module:
     """The same network with its 2d convolutions' weights channels-last: a quarter faster to train on a CPU."""
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    for parameter in network.parameters():
+        # What torch offers for a whole module refuses 3d convolutions.
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def stream(task: Task, seed: int, skip: int = 0) -> Iterator[Batch]:

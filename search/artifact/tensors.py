@@ -122,13 +122,18 @@ def fill(network: nn.Module, values: Mapping[str, Tensor]) -> None:
 
     Args:
         network: From `declare_tensors`, or any whose tensors have the names; tied ones stay tied.
-        values: By the first name of each tensor.
+        values: By one name of each tensor.
 
     Raises:
         ExportError: If one is missing, too many, or of another shape or type.
     """
     present, tied = tensors(network), ties(network)
-    expected = {name: tensor for name, tensor in present.items() if name not in tied}
+    groups: dict[str, list[str]] = {}
+    for name in present:
+        groups.setdefault(tied.get(name, name), []).append(name)
+    # Which name of a tensor comes first depends on the order of the modules, which need not be that of the writer.
+    stored = {first: next((name for name in names if name in values), first) for first, names in groups.items()}
+    expected = {stored[first]: present[first] for first in groups}
     for name in [*expected, *values]:
         if name not in values or name not in expected:
             state = "is missing" if name in expected else "belongs to no layer"
@@ -138,14 +143,12 @@ def fill(network: nn.Module, values: Mapping[str, Tensor]) -> None:
                 f"the weights must be those of the architecture, but {name} is {_kind(values[name])} and must be "
                 f"{_kind(expected[name])}: export it again"
             )
-    made: dict[str, Tensor] = {}
-    for name, tensor in present.items():
-        first = tied.get(name, name)
-        if first not in made:
-            value = values[first]
-            made[first] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
-        owner, _, attribute = name.rpartition(".")
-        setattr(network.get_submodule(owner), attribute, made[first])
+    for first, names in groups.items():
+        value, before = values[stored[first]], present[first]
+        made = nn.Parameter(value, before.requires_grad) if isinstance(before, nn.Parameter) else value
+        for name in names:
+            owner, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(owner), attribute, made)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from objectives.maskable import CONVOLUTIONS
 from search.surgery.attention import NarrowAttention
 from search.surgery.modes import ByMode, DifferenceError, Path, Traced, by_mode, install, same
 from search.surgery.tracing import (
@@ -21,11 +22,13 @@ from search.surgery.tracing import (
 )
 from spaces.errors import NetworkError, TraceError
 
+_LAYERS = (*CONVOLUTIONS, nn.Linear, nn.Embedding, nn.EmbeddingBag)
 Inputs = tuple[Tensor, ...]
 Leaves = tuple[type[nn.Module], ...]
 #: Where a traced network keeps whose trace it is.
 _CLASS = "pleach.class"
-_REMEDY = "rewrite that line, or stay with radius 0 and masks, which still work"
+#: What to do about a network that cannot be traced.
+REMEDY = "rewrite that line, or stay with radius 0 and single weights or N:M, which still work"
 
 
 def trace(network: nn.Module, example_inputs: Inputs, *, leaves: Leaves = ()) -> fx.GraphModule:
@@ -60,7 +63,7 @@ def trace(network: nn.Module, example_inputs: Inputs, *, leaves: Leaves = ()) ->
         place = f"submodule {error.module!r}" if error.module else "network"
         line = f" ({error.line})" if error.line else ""
         raise TraceError(
-            f"the {place} must be traceable by torch.fx, but is not{line}: {error.reason}: {_REMEDY}"
+            f"the {place} must be traceable by torch.fx, but is not{line}: {error.reason}: {REMEDY}"
         ) from error
     return traced
 
@@ -153,7 +156,7 @@ def _bare(module: nn.Module, leaves: Leaves, known: dict[nn.Module, nn.Module], 
     if depth and is_leaf(module, leaves):
         return module
     if module not in known:
-        known[module] = copy = nn.Module()
+        known[module] = copy = _shell(module) if depth else nn.Module()
         copy.training = module.training
         for name, parameter in module._parameters.items():
             copy.register_parameter(name, parameter)
@@ -164,6 +167,22 @@ def _bare(module: nn.Module, leaves: Leaves, known: dict[nn.Module, nn.Module], 
         for name, child in module._modules.items():
             copy.add_module(name, _bare(child, leaves, known, depth + 1) if child is not None else None)
     return known[module]
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    """A module without tensors that says what its weight is, where a layer of torch.nn has a forward of its own.
+
+    What has been traced through is never called again, but an embedding scaled by its own forward stays an embedding,
+    and a convolution so written stays one whose weights are connections.
+    """
+    kind = next((kind for kind in type(module).__mro__ if kind in _LAYERS), None)
+    if kind is None or module._modules or {*module._parameters, *module._buffers} - {"weight", "bias"}:
+        return nn.Module()
+    shell = kind.__new__(kind)
+    nn.Module.__init__(shell)
+    own = vars(shell)
+    vars(shell).update({name: value for name, value in vars(module).items() if name not in own})
+    return shell
 
 
 def _install_tensors(network: nn.Module, traced: Traced, bare: nn.Module) -> None:

@@ -14,6 +14,7 @@ import operator
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -125,7 +126,8 @@ class NetworkTracer(fx.Tracer):
         """
         attributes = set(network.__dict__)
         try:
-            graph = self.trace(network)
+            with self._answering_limits():
+                graph = self.trace(network)
         # Anything may be raised here: somebody else's code runs on stand-ins for tensors.
         except Exception as error:
             raise UntraceableError(_reason(error), self._failed_in or "", _user_line(error)) from error
@@ -233,6 +235,25 @@ class NetworkTracer(fx.Tracer):
             raise TraceError(f"{_DATA_DEPENDENT} ({_first_line(error)})") from error
         finally:
             self._evaluates = False
+
+    @contextmanager
+    def _answering_limits(self) -> Iterator[None]:
+        """Answer ``torch.finfo(x.dtype)``: it is a class of C, and says no to a stand-in for a type."""
+        originals = {name: getattr(torch, name) for name in ("finfo", "iinfo")}
+
+        def answer(limits: Callable[..., Any]) -> Callable[..., Any]:
+            def answered(*kind: Any) -> Any:
+                return limits(*(self.number(each.node) if isinstance(each, fx.Proxy) else each for each in kind))
+
+            return answered
+
+        try:
+            for name, limits in originals.items():
+                setattr(torch, name, answer(limits))
+            yield
+        finally:
+            for name, limits in originals.items():
+                setattr(torch, name, limits)
 
     def _drop_answered_questions(self, graph: fx.Graph) -> None:
         """Take out what only served to answer: it would be computed again in every forward pass."""

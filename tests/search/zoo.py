@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.search import zoo_sequences
+from tests.search.zoo_transformers import TRANSFORMERS
 
 Specimen = tuple[nn.Module, tuple[Tensor, ...]]
 
@@ -257,6 +258,28 @@ def grouped() -> Specimen:
     return nn.Sequential(conv_bn(3, 8), groups, Head(8)), images()
 
 
+class ShuffleUnit(nn.Module):
+    """ShuffleNet's: one half passes by, the other is computed, and the two are dealt out anew by hand."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.branch = nn.Sequential(
+            *(conv_bn(half, half, kernel=1), nn.Conv2d(half, half, 3, padding=1, groups=half), nn.BatchNorm2d(half)),
+            conv_bn(half, half, kernel=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        passing, computed = x.chunk(2, dim=1)
+        x = torch.cat([passing, self.branch(computed)], dim=1)
+        b, c, h, w = x.shape
+        return x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+
+def shuffle_by_hand() -> Specimen:
+    return nn.Sequential(conv_bn(3, 8), ShuffleUnit(8), ShuffleUnit(8), conv_bn(8, 12, kernel=1), Head(12)), images()
+
+
 def group_norm() -> Specimen:
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.SiLU(), nn.Conv2d(8, 8, 3), nn.InstanceNorm2d(8))
     return nn.Sequential(layers, nn.PReLU(8), Head(8)), images()
@@ -292,21 +315,49 @@ def functional_dropout() -> Specimen:
     return FunctionalDropout(), images()
 
 
+class DataDependent(nn.Module):
+    """Goes one of two ways by what it sees: no graph can hold that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.head = nn.Sequential(conv_bn(3, 8), conv_bn(8, 8)), Head(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        logits: Tensor = self.head(x if x.mean() > -1e9 else -x)
+        return logits
+
+
+def data_dependent() -> Specimen:
+    return DataDependent(), images()
+
+
+def single_layer() -> Specimen:
+    return nn.Linear(8, 6), (torch.randn(3, 8),)
+
+
+#: Networks that torch.fx can trace.
 ZOO: Mapping[str, Callable[[], Specimen]] = {
     maker.__name__: maker
     for maker in (
         *(plain, without_norm, resnet_option_a, resnet_projection, bottleneck, dense, inception, inverted_bottleneck),
-        *(squeeze_excite, unet, convnext, grouped, group_norm, transposed, pixel_shuffle, volume, functional_dropout),
+        *(squeeze_excite, unet, convnext, grouped, shuffle_by_hand, group_norm, transposed, pixel_shuffle, volume),
+        functional_dropout,
         *zoo_sequences.SEQUENCES,
     )
 }
+#: Networks that it cannot.
+STRANGERS: Mapping[str, Callable[[], Specimen]] = {maker.__name__: maker for maker in (data_dependent, single_layer)}
+#: Networks that need the package transformers.
+PRETRAINED: Mapping[str, Callable[[], Specimen]] = {maker.__name__: maker for maker in TRANSFORMERS}
+ALL: Mapping[str, Callable[[], Specimen]] = {**ZOO, **STRANGERS, **PRETRAINED}
 
 
 def bred(name: str, seed: int = 0) -> Specimen:
     """A network of the zoo, the same for the same seed, in evaluation mode, its norms as if they had been trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network, inputs = ZOO[name]()
+        network, inputs = ALL[name]()
         for module in network.modules():
             mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
             if mean is not None and variance is not None:

@@ -187,6 +187,45 @@ def torch_encoder() -> Specimen:
     return EncoderLayers(), (torch.randn(2, 7, 6),)
 
 
+class DecoderLayers(nn.Module):
+    """torch's own decoder reading from its own encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.transformer = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        logits: Tensor = self.leave(self.transformer(self.enter(x), self.enter(y)))
+        return logits
+
+
+def torch_transformer() -> Specimen:
+    return DecoderLayers(), (torch.randn(2, 7, 6), torch.randn(2, 4, 6))
+
+
+class GroupedQueries(nn.Module):
+    """Attention in which two heads of queries read one of keys and values."""
+
+    def __init__(self, width: int, heads: int, shared: int) -> None:
+        super().__init__()
+        self.head = width // heads
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * shared * self.head)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = self.q(x).view(b, n, -1, self.head).transpose(1, 2)
+        k, v = (part.view(b, n, -1, self.head).transpose(1, 2) for part in self.kv(x).chunk(2, dim=-1))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(b, n, -1))
+        return projected
+
+
+def grouped_queries() -> Specimen:
+    return VisionTransformer(lambda width, _: GroupedQueries(width, 4, 2)), (torch.randn(2, 3, 8, 8),)
+
+
 class MixerBlock(nn.Module):
     """Mixes tokens, then channels."""
 
@@ -237,6 +276,10 @@ class Recurrent(nn.Module):
 def lstm() -> Specimen:
     layer = nn.LSTM(5, 6, num_layers=2, batch_first=True, dropout=0.1, bidirectional=True)
     return Recurrent(layer, 12), (torch.randn(2, 7, 5),)
+
+
+def elman() -> Specimen:
+    return Recurrent(nn.RNN(5, 6, batch_first=True), 6), (torch.randn(2, 7, 5),)
 
 
 def gru() -> Specimen:
@@ -311,6 +354,7 @@ def shared_layer() -> Specimen:
 
 
 SEQUENCES: tuple[Callable[[], Specimen], ...] = (
-    *(vit_by_hand, vit_fused, vit_multihead, language_model, tied_weights, torch_encoder, mlp_mixer, lstm, gru),
+    *(vit_by_hand, vit_fused, vit_multihead, grouped_queries, language_model, tied_weights, torch_encoder),
+    *(torch_transformer, mlp_mixer, lstm, gru, elman),
     *(unrolled_cell, conv_1d, mlp, two_inputs, shared_layer),
 )

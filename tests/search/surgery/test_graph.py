@@ -238,7 +238,7 @@ def test_what_a_graph_cannot_say_is_refused_with_its_reason(
 ) -> None:
     with pytest.raises(TraceError, match=reason) as caught:
         traced_as(compute)
-    assert "radius 0 and masks, which still work" in str(caught.value)
+    assert "radius 0 and single weights or N:M, which still work" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
