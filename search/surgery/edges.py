@@ -102,14 +102,15 @@ def candidates(graph: Graph, traced: fx.GraphModule, radius: int) -> list[Candid
     nodes = {node.name: node for node in traced.graph.nodes}
     found = []
     layers = [layer for layer in graph.layers if not layer.startswith(f"{HOLDER}.")]
-    # A layer that runs more than once has no one output; one of several outputs (a recurrent one) is left alone.
-    calls = {layer: graph.calls_of(layer)[0] for layer in layers if len(graph.calls_of(layer)) == 1}
-    for source in calls:
+    # A layer that runs more than once has no one output.
+    calls = {layer: graph.calls_of(layer)[0].node for layer in layers if len(graph.calls_of(layer)) == 1}
+    outputs = {layer: output for layer, call in calls.items() if (output := _output(nodes[call], graph)) is not None}
+    for source in outputs:
         for target, distance in graph.within(source, radius).items():
-            if target not in calls or distance < 1:
+            if target not in outputs or distance < 1:
                 continue
-            start = _feature(nodes[calls[source].node], graph)
-            end = nodes[calls[target].node]
+            start = _feature(outputs[source], graph)
+            end = outputs[target]
             shapes = graph.shapes.get(start.name, ()), graph.shapes.get(end.name, ())
             tokens = {_tokens(traced, layer, shape) for layer, shape in zip((source, target), shapes, strict=True)}
             if len(tokens - {None}) > 1:
@@ -242,6 +243,14 @@ def _map(candidate: Candidate, depthwise: bool) -> nn.Module:
 
 
 # -- where it is tied in ---------------------------------------------------------------------------------------------
+
+
+def _output(node: fx.Node, graph: Graph) -> fx.Node | None:
+    """What a layer computes: its node, or the first of several tensors (attention gives its weights as well)."""
+    if node.name not in graph.several:
+        return node
+    first = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0]
+    return first[0] if len(first) == 1 else None
 
 
 def _feature(node: fx.Node, graph: Graph) -> fx.Node:

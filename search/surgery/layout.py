@@ -44,17 +44,19 @@ class Graph:
 
     Attributes:
         calls: Every call of a module by node name, in the order in which they run.
-        shapes: Shape of every tensor in the graph by node name.
+        shapes: Shape of every tensor in the graph by node name; of the first where a node gives several.
+        several: Nodes that give several tensors.
     """
 
     calls: Mapping[str, Call]
     shapes: Mapping[str, tuple[int, ...]]
+    several: frozenset[str]
 
     def __init__(self, traced: fx.GraphModule, example_inputs: tuple[Tensor, ...]) -> None:
         recorder = _Shapes(traced)
         with evaluating(traced), torch.random.fork_rng(devices=[]):
             recorder.run(*(x.clone() for x in example_inputs))
-        self.shapes = recorder.shapes
+        self.shapes, self.several = recorder.shapes, frozenset(recorder.several)
         self._nodes: dict[str, fx.Node] = {node.name: node for node in traced.graph.nodes}
         holders = {name.rpartition(".")[0] for name in maskable(traced)}
         self.calls = {
@@ -131,10 +133,13 @@ class _Shapes(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.several: set[str] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         first = result
+        if isinstance(result, tuple | list):
+            self.several.add(n.name)
         while isinstance(first, tuple | list) and first:
             first = first[0]
         if isinstance(first, Tensor):

@@ -40,7 +40,7 @@ _CONFIGURATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 def _maker(kind: str, name: str, values: Mapping[str, Any]) -> Callable[[], Specimen]:
     def make() -> Specimen:
-        network = build(kind, configuration({"model_type": name} | values, _DEFAULTS))
+        network = build(kind, configuration({"model_type": name, **values}, _DEFAULTS))
         if kind == "image-classification":
             return network, (torch.randn(2, 1, 8, 8),)
         tokens = torch.randint(3, _LETTERS, (2, 12))
