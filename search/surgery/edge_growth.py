@@ -29,7 +29,7 @@ class EdgeGrowth:
         site: The network under surgery.
 
     Raises:
-        NetworkError: If the network is not traced.
+        NetworkError: If the network is not traced, or no edge can join any two of its layers.
     """
 
     def __init__(self, policy: ReconnectionPolicy, criterion: str, site: Site) -> None:
@@ -43,6 +43,11 @@ class EdgeGrowth:
         self._masks_channels = policy.granularity == "channel" or (
             pruning is not None and pruning.granularity == "channel"
         )
+        if not self._candidates():
+            raise NetworkError(
+                f"reconnection.radius = {policy.radius} needs two layers that an edge can join, but the network has "
+                "none so near to one another: use radius 0"
+            )
 
     def cycle(self, step: int, budget: int) -> int:
         """Remove empty edges, add at most one, create connections.

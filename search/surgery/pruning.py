@@ -41,6 +41,11 @@ class Pruning(Mechanism):
         if self.policy.granularity == "nm":
             of = self._pattern[1]
             governed = [n for n in governed if connectivity.weights[n].shape[1] % of == 0]
+            if not governed:
+                raise NetworkError(
+                    f"pruning.pattern = {self.policy.pattern} needs a layer whose inputs come in groups of {of}, but "
+                    "the network has none: use granularity weight"
+                )
         self._fixed = {
             name: float(site.profile.overrides("pruning", name)["sparsity"])
             for name in governed
