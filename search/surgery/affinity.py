@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from objectives.maskable import maskable
 from objectives.task import Batch, Task, move
+from search.surgery.covariance import Covariance
 from search.surgery.edges import Candidate, adapted
 
 #: Extents are averaged to at most this many positions before features are compared sample by sample.
@@ -48,6 +50,7 @@ def taps(
     """What flows at both ends of each candidate, batch by batch: values by node, and dL/d(value) at the targets.
 
     The network runs in evaluation mode, so that its statistics stay as they are; its gradients stay as they are too.
+    Gradients of its weights are not wanted, and a third of the work is left out with them.
     """
     sources, targets = {c.source_node for c in candidates}, {c.target_node for c in candidates}
     kept = [(parameter, parameter.grad) for parameter in traced.parameters()]
@@ -55,6 +58,9 @@ def taps(
     # Not only put aside: backward would add to the very tensors that are to come back.
     traced.zero_grad(set_to_none=True)
     traced.eval()
+    frozen = [weight for weight in maskable(traced).values() if weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(False)
     try:
         for inputs, wanted in batches:
             interpreter = _Taps(traced, sources | targets, targets if gradients else set())
@@ -62,6 +68,9 @@ def taps(
             arguments = (
                 (moved,) if isinstance(moved, Tensor) else tuple(moved.values() if isinstance(moved, dict) else moved)
             )
+            if gradients:
+                # Where all weights are frozen, the gradient must begin somewhere.
+                arguments = tuple(x.detach().requires_grad_(x.is_floating_point()) for x in arguments)
             with torch.set_grad_enabled(gradients):
                 outputs = interpreter.run(*arguments)
                 if gradients:
@@ -74,6 +83,8 @@ def taps(
             )
             yield values, slopes
     finally:
+        for weight in frozen:
+            weight.requires_grad_(True)
         for parameter, gradient in kept:
             parameter.grad = gradient
         for module, training in modes:
@@ -101,31 +112,15 @@ class PairCorrelation:
     """|Pearson correlation| of every pair of units over samples and positions, streamed."""
 
     def __init__(self, candidate: Candidate) -> None:
-        before, after = candidate.channels
-        self._candidate, self._count = candidate, 0
-        self._x, self._xx = torch.zeros(before, dtype=torch.float64), torch.zeros(before, dtype=torch.float64)
-        self._y, self._yy = torch.zeros(after, dtype=torch.float64), torch.zeros(after, dtype=torch.float64)
-        self._yx = torch.zeros(after, before, dtype=torch.float64)
+        self._candidate, self._seen = candidate, Covariance()
 
     def add(self, values: Mapping[str, Tensor], slopes: Mapping[str, Tensor]) -> None:
-        x = units_last(adapted(self._candidate, values[self._candidate.source_node]), self._candidate).double().cpu()
-        y = units_last(values[self._candidate.target_node], self._candidate).double().cpu()
-        self._count += len(x)
-        self._x += x.sum(0)
-        self._xx += x.square().sum(0)
-        self._y += y.sum(0)
-        self._yy += y.square().sum(0)
-        self._yx += y.T @ x
+        x = units_last(adapted(self._candidate, values[self._candidate.source_node]), self._candidate)
+        self._seen.add(units_last(values[self._candidate.target_node], self._candidate), x)
 
     def scores(self) -> Tensor:
         """(target units, source units), in [0, 1]; 0 where a unit never varies."""
-        n = max(1, self._count)
-        covariance = self._yx / n - torch.outer(self._y / n, self._x / n)
-        variance_x = (self._xx / n - (self._x / n).square()).clamp_min(0)
-        variance_y = (self._yy / n - (self._y / n).square()).clamp_min(0)
-        scale = torch.outer(variance_y, variance_x).sqrt()
-        correlation = torch.where(scale > 1e-12, covariance / scale.clamp_min(1e-12), torch.zeros_like(scale))
-        return correlation.abs().clamp(0, 1).float()
+        return self._seen.correlation()
 
 
 class Alignment:

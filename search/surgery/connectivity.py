@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from objectives.execution import Gate
 from objectives.maskable import maskable
 from spaces.errors import NetworkError
 from spaces.ledger import Event, Ledger
@@ -87,7 +88,8 @@ class Connectivity:
         spared = self.spared.get(layer)
         if spared is None:
             return scores
-        return torch.where(spared, scores + (scores.max() - scores.min() + 1), scores)
+        lowest, highest = scores.aminmax()
+        return torch.add(scores, spared, alpha=float(highest - lowest) + 1)
 
     def open_channels(self, group: ChannelGroup) -> Tensor:
         """(channels,) boolean: which of a group are not masked."""
@@ -285,7 +287,8 @@ class Connectivity:
         """
         for name, weight in self.weights.items():
             if weight.grad is not None and self._active[name] < weight.numel():
-                weight.grad.masked_fill_(self._off[name], 0)
+                # Three times as fast on a processor as filling; where a gradient is no number, all is lost anyway.
+                weight.grad.mul_(self.masks[name])
         for name, keep in self._held.items():
             gradient = self._network.get_parameter(name).grad
             if gradient is not None:
@@ -368,7 +371,9 @@ class Connectivity:
         keep = self._held.setdefault(name, torch.ones_like(value, dtype=torch.bool))
         shadow = self._shadow.setdefault(name, torch.zeros_like(value))
         goes = _at(value, index) & keep
-        shadow.copy_(torch.where(goes, value, shadow))
+        if not isinstance(self._network.get_submodule(name.rpartition(".")[0]), Gate):
+            # What a gate reads of a channel comes back at 0, or a revived channel would change its choice.
+            shadow.copy_(torch.where(goes, value, shadow))
         keep &= ~goes
         value.masked_fill_(goes, 0)
         if self.optimizer is not None:
@@ -383,10 +388,11 @@ class Connectivity:
                     weight = self.weights[name]
                     if name not in self._closings:
                         self._closings[name] = torch.zeros_like(weight, dtype=torch.uint8)
-                    where = found.setdefault(name, torch.zeros_like(weight, dtype=torch.bool))
+                    if name not in found:
+                        found[name] = torch.zeros_like(weight, dtype=torch.bool)
                     place = _place(index)
                     self._closings[name][place] += step
-                    where[place] = True
+                    found[name][place] = True
         return covered
 
     def _book(self, layer: str, policy: str, reason: str, created: int, pruned: int) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search.surgery.covariance import Covariance
+
 #: Gradients are averaged over this many steps before a decision: one batch alone is mostly noise.
 WINDOW = 4
 
@@ -51,6 +53,12 @@ class GradientWatch:
         """The mean gradient per weight; 0 where none was seen."""
         count = max(1, self._count)
         return {n: self._sums[n] / count if n in self._sums else torch.zeros_like(w) for n, w in self.weights.items()}
+
+    def take(self) -> dict[str, Tensor]:
+        """Its size per weight, up to a factor that all have in common, and forget; 0 where none was seen."""
+        found = {n: self._sums[n].abs_() if n in self._sums else torch.zeros_like(w) for n, w in self.weights.items()}
+        self.clear()
+        return found
 
     def clear(self) -> None:
         """Forget, so that the memory is free until the next decision is near."""
@@ -177,7 +185,8 @@ class CorrelationWatch:
         decisions: Sequence[int],
         always: bool = False,
     ) -> None:
-        self._sums: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._seen: dict[str, Covariance] = {}
+        self._weights = weights
         self._listening = self._always = always
         self._steps = {s for d in decisions for s in range(max(0, d - WINDOW + 1), d + 1)}
         self._handles = []
@@ -199,26 +208,20 @@ class CorrelationWatch:
 
     def scores(self, name: str, weight: Tensor) -> Tensor:
         """The correlation of the units that each entry of a weight joins, of the weight's shape, in [0, 1]."""
-        if name not in self._sums:
+        if name not in self._seen:
             return torch.zeros_like(weight)
-        count, sums, products = self._sums[name]
-        outputs = weight.shape[0]
-        mean = sums / count
-        covariance = products / count - torch.outer(mean, mean)
-        deviation = covariance.diagonal().clamp_min(0).sqrt()
-        scale = torch.outer(deviation[:outputs], deviation[outputs:])
-        correlation = torch.where(scale > 1e-12, covariance[:outputs, outputs:] / scale.clamp_min(1e-12), 0.0)
+        correlation = self._seen[name].correlation()
         groups = correlation.shape[1] // weight.shape[1]
         # The rows of group g read the g-th run of input units.
         rows = [
             part[:, g * weight.shape[1] : (g + 1) * weight.shape[1]] for g, part in enumerate(correlation.chunk(groups))
         ]
-        matrix = torch.cat(rows).abs().clamp(0, 1).to(weight.dtype)
+        matrix = torch.cat(rows).to(weight.dtype)
         return matrix.reshape(*matrix.shape, *[1] * (weight.ndim - 2)).expand_as(weight)
 
     def clear(self) -> None:
         """Forget what was seen."""
-        self._sums = {}
+        self._seen = {}
 
     def remove(self) -> None:
         """Take the hooks off the network."""
@@ -227,12 +230,14 @@ class CorrelationWatch:
         self._handles = []
 
     def state(self) -> dict[str, Tensor]:
-        parts = ("count", "sums", "products")
-        return {f"{part}/{n}": v.clone() for n, row in self._sums.items() for part, v in zip(parts, row, strict=True)}
+        return {f"{n}/{part}": v for n, seen in self._seen.items() for part, v in seen.state().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        names = [key.removeprefix("count/") for key in state if key.startswith("count/")]
-        self._sums = {n: (state[f"count/{n}"], state[f"sums/{n}"], state[f"products/{n}"]) for n in names}
+        rows: dict[str, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            name, _, part = key.rpartition("/")
+            rows.setdefault(name, {})[part] = value
+        self._seen = {name: Covariance.of(row, self._weights[name].device) for name, row in rows.items()}
 
     def _hook(self, name: str, module: nn.Module):  # type: ignore[no-untyped-def]
         last = isinstance(module, nn.Linear)
@@ -244,10 +249,7 @@ class CorrelationWatch:
             x, y = inputs[0].detach().float(), output.detach().float()
             if not last and x.shape[2:] != y.shape[2:]:
                 x = getattr(F, f"adaptive_avg_pool{x.ndim - 2}d")(x, y.shape[2:])
-            both = [t if last else t.movedim(1, -1) for t in (y, x)]
-            rows = torch.cat([t.reshape(-1, t.shape[-1]) for t in both], dim=1).double()
-            seen = (torch.tensor(float(len(rows)), device=rows.device), rows.sum(0), rows.T @ rows)
-            known = self._sums.get(name)
-            self._sums[name] = seen if known is None else (known[0] + seen[0], known[1] + seen[1], known[2] + seen[2])
+            rows = [(t if last else t.movedim(1, -1)).reshape(-1, t.shape[-1 if last else 1]) for t in (y, x)]
+            self._seen.setdefault(name, Covariance()).add(*rows)
 
         return watch

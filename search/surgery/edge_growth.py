@@ -13,7 +13,7 @@ from search.surgery.affinity import Alignment, PairCorrelation, PairGradient, di
 from search.surgery.criteria import WINDOW
 from search.surgery.edges import Candidate, Edge, candidates, insert, remove, whole
 from search.surgery.layout import Graph
-from search.surgery.selection import lowest_overall
+from search.surgery.selection import highest_overall
 from search.surgery.site import Site
 from spaces.errors import NetworkError
 from spaces.pruning import PruningPolicy
@@ -105,6 +105,11 @@ class EdgeGrowth:
             return []
         graph = Graph(self._site.graph, tuple(x.to(self._site.device) for x in self._site.example_inputs))
         found = candidates(graph, self._site.graph, self._policy.radius)
+        if (barred := self._site.barred) is not None:
+            nodes = {node.name: node for node in self._site.graph.graph.nodes}
+            inside = {c.name for c in found if barred(nodes[c.source_node], nodes[c.target_node])}
+            standing = {edge.name for edge in self.edges}
+            self._refused |= inside - standing
         return [candidate for candidate in found if candidate.name not in self._refused]
 
     def _pool(self) -> list[Candidate]:
@@ -161,14 +166,14 @@ class EdgeGrowth:
             self._add(max(fresh, key=lambda candidate: self._rank(candidate, scores, budget)), identity=False)
         connectivity = self._site.connectivity
         wanted = {
-            edge.weight: -scores[edge.name][0].reshape(connectivity.weights[edge.weight].shape)
+            edge.weight: scores[edge.name][0].reshape(connectivity.weights[edge.weight].shape)
             for edge in self.edges
             if edge.name in scores
         }
         among = {name: connectivity.revivable(name).cpu() for name in wanted}
         if not wanted:
             return 0
-        chosen = lowest_overall(wanted, budget, among)
+        chosen = highest_overall(wanted, budget, among)
         return sum(
             connectivity.create(name, where.to(connectivity.weights[name].device), "reconnection", self._criterion)
             for name, where in chosen.items()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from search.surgery.channels import ChannelGroup, merge, worth
 from search.surgery.criteria import ActivationWatch, GradientWatch, MovementWatch
+from search.surgery.edges import HOLDER as EDGES
 from search.surgery.mechanism import Clock, Mechanism, Receipt
 from search.surgery.selection import (
     apportion,
@@ -175,22 +176,20 @@ class Pruning(Mechanism):
     def _cut_weights(self, site: Site, progress: float) -> None:
         connectivity, names = site.connectivity, self._layers
         scores = {n: connectivity.spared_last(n, self._score(site, n)) for n in [*names, *self._fixed]}
-        among = {
-            name: connectivity.masks[name] & ~best_entry(scores[name], connectivity.masks[name]) for name in scores
-        }
+        among = connectivity.masks
         chosen: dict[str, Tensor] = {}
         total = round(progress * self.policy.sparsity * sum(self._size(name) for name in names))
         if self.policy.allocation == "global":
             missing = total - sum(self._size(name) - connectivity.active[name] for name in names)
             if names and missing > 0:
-                chosen |= lowest_overall({n: scores[n] for n in names}, missing, among)
+                chosen |= lowest_overall({n: scores[n] for n in names}, missing, among, leave_one=True)
         else:
             for name, off in self._allocate(total).items():
                 missing = off - (self._size(name) - connectivity.active[name])
-                chosen[name] = lowest(scores[name], missing, among[name])
+                chosen[name] = lowest(scores[name], missing, among[name], leave=1)
         for name, share in self._fixed.items():
             missing = round(progress * share * self._size(name)) - (self._size(name) - connectivity.active[name])
-            chosen[name] = lowest(scores[name], missing, among[name])
+            chosen[name] = lowest(scores[name], missing, among[name], leave=1)
         for name, where in chosen.items():
             connectivity.prune(name, where, "pruning", self.policy.criterion)
 
@@ -282,8 +281,8 @@ class Pruning(Mechanism):
 
 
 def _governed(site: Site, policy: PruningPolicy) -> list[str]:
-    """The weights a policy may touch: all but the first and the last layer where it excludes them."""
-    names = list(site.connectivity.weights)
+    """The weights a policy may touch: all but edges, and the first and the last layer where it excludes them."""
+    names = [name for name in site.connectivity.weights if not name.startswith(f"{EDGES}.")]
     first = 1 if policy.exclude in ("first", "both") else 0
     last = len(names) - (1 if policy.exclude in ("last", "both") else 0)
     governed = names[first:last]

@@ -8,62 +8,37 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from search.surgery.ranking import lowest_of, number
 
-def lowest(scores: Tensor, count: int, among: Tensor) -> Tensor:
+
+def lowest(scores: Tensor, count: int, among: Tensor, leave: int = 0) -> Tensor:
     """The `count` lowest scores among some entries; ties go to the lower index.
 
     Args:
         scores: Any shape, finite.
         count: How many, 0 <= count; no more than there are.
         among: Boolean, of the same shape: which entries may be chosen.
+        leave: How many of them are left in any case.
 
     Returns:
-        Boolean, of the same shape, with exactly ``min(count, among.sum())`` entries set.
+        Boolean, of the same shape, with exactly ``min(count, among.sum() - leave)`` entries set.
     """
-    available = int(among.count_nonzero())
-    if count >= available:
-        return among.clone()
-    if count <= 0:
-        return torch.zeros_like(among)
-    masked = scores.masked_fill(~among, math.inf)
-    threshold = _kth_smallest(masked.flatten(), count)
-    # Weights may lie channels-last; positions are counted in the order of their indices.
-    chosen = (masked < threshold).contiguous()
-    missing = count - int(chosen.count_nonzero())
-    ties = (masked == threshold).flatten().nonzero().squeeze(1)[:missing]
-    chosen.view(-1)[ties] = True
-    return chosen
-
-
-def _kth_smallest(values: Tensor, k: int) -> Tensor:
-    """The k-th smallest value, from 1. A sample brackets it, so that of many values few are looked at twice."""
-    total = values.numel()
-    if total < 1 << 18:
-        return values.kthvalue(k).values
-    sample = values[:: total // 65536].sort().values
-    share = k / total
-    margin = 5 * math.sqrt(len(sample) * share * (1 - share)) + 8
-    low, high = math.floor(share * len(sample) - margin), math.ceil(share * len(sample) + margin)
-    inside = torch.ones_like(values, dtype=torch.bool)
-    below = 0
-    if low >= 0:
-        above_low = values >= sample[low]
-        below, inside = total - int(above_low.count_nonzero()), above_low
-    if high < len(sample):
-        inside = inside & (values <= sample[high])
-    bracket = values[inside]
-    if 1 <= k - below <= bracket.numel():
-        return bracket.kthvalue(k - below).values
-    return values.kthvalue(k).values
+    if leave:
+        count = min(count, number(among) - leave)
+    return lowest_of([scores], [among], count)[0]
 
 
 def highest(scores: Tensor, count: int, among: Tensor) -> Tensor:
     """The `count` highest scores among some entries; ties go to the lower index. See :func:`lowest`."""
-    return lowest(-scores, count, among)
+    return lowest_of([scores], [among], count, sign=-1)[0]
 
 
 def lowest_overall(
-    scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor], normalize: bool = False
+    scores: Mapping[str, Tensor],
+    count: int,
+    among: Mapping[str, Tensor],
+    normalize: bool = False,
+    leave_one: bool = False,
 ) -> dict[str, Tensor]:
     """The `count` lowest scores over all layers together; ties go to the earlier layer, then to the lower index.
 
@@ -72,12 +47,21 @@ def lowest_overall(
         count: How many in all.
         among: Per layer, which entries may be chosen.
         normalize: Divide each layer's scores by their mean first.
+        leave_one: Leave of each layer the highest entry that may be chosen, whatever the others are.
     """
-    flat_scores = torch.cat([_scaled(scores[name], normalize).flatten() for name in scores])
-    flat_among = torch.cat([among[name].flatten() for name in scores])
-    flat = lowest(flat_scores, count, flat_among)
-    parts = torch.split(flat, [scores[name].numel() for name in scores])
-    return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+    names, ranked = list(scores), [_scaled(each, normalize) for each in scores.values()]
+    candidates = [among[name] for name in names]
+    chosen = lowest_of(ranked, candidates, count)
+    if leave_one and any(number(c) and number(c) == number(a) for c, a in zip(chosen, candidates, strict=True)):
+        spared = [a & ~best_entry(score, a) for score, a in zip(ranked, candidates, strict=True)]
+        chosen = lowest_of(ranked, spared, count)
+    return dict(zip(names, chosen, strict=True))
+
+
+def highest_overall(scores: Mapping[str, Tensor], count: int, among: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The `count` highest scores over all layers together. See :func:`lowest_overall`."""
+    chosen = lowest_of(list(scores.values()), [among[name] for name in scores], count, sign=-1)
+    return dict(zip(scores, chosen, strict=True))
 
 
 def best_entry(scores: Tensor, among: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ from torch import Tensor
 from search.surgery.criteria import WINDOW, CorrelationWatch, GradientWatch
 from search.surgery.edge_growth import EdgeGrowth
 from search.surgery.pruning import Pruning
+from search.surgery.ranking import number
 from search.surgery.selection import (
     apportion,
-    best_entry,
     erk_densities,
     highest,
+    highest_overall,
     lowest,
     lowest_overall,
     room_in_groups,
@@ -126,12 +127,12 @@ class WeightRegrowth:
         among = {}
         for name, mask in connectivity.masks.items():
             free = connectivity.free(name)
-            candidates = mask if free is None else mask & free
-            among[name] = candidates & ~best_entry(magnitudes[name], candidates)
+            among[name] = mask if free is None else mask & free
         if self._policy.distribution == "global" and self._policy.mode != "set":
-            chosen = lowest_overall(magnitudes, round(zeta * sum(connectivity.active.values())), among)
+            chosen = lowest_overall(magnitudes, round(zeta * sum(connectivity.active.values())), among, leave_one=True)
         else:
-            chosen = {n: lowest(magnitudes[n], round(zeta * connectivity.active[n]), among[n]) for n in magnitudes}
+            shares = {name: round(zeta * active) for name, active in connectivity.active.items()}
+            chosen = {name: lowest(magnitudes[name], shares[name], among[name], leave=1) for name in magnitudes}
         return {name: connectivity.prune(name, where, "reconnection", "drop") for name, where in chosen.items()}
 
     def _regrown(self, dropped: int) -> int:
@@ -161,10 +162,10 @@ class WeightRegrowth:
         """Create up to `count` connections where they are wanted most."""
         connectivity = self._site.connectivity
         if self._policy.distribution == "global" and self._policy.mode != "set":
-            chosen = lowest_overall({name: -wanted[name] for name in among}, count, among)
+            chosen = highest_overall({name: wanted[name] for name in among}, count, among)
         else:
-            capacity = {name: int(among[name].count_nonzero()) for name in among}
-            shares = {name: self._shares(dropped)[name] for name in among}
+            capacity, wished = {name: number(among[name]) for name in among}, self._shares(dropped)
+            shares = {name: wished[name] for name in among}
             given = apportion(count, shares, capacity)
             chosen = {name: highest(wanted[name], share, among[name]) for name, share in given.items()}
         return sum(connectivity.create(name, where, "reconnection", self._criterion) for name, where in chosen.items())
@@ -190,7 +191,7 @@ class WeightRegrowth:
     def _wanted(self) -> dict[str, Tensor]:
         weights = self._site.connectivity.weights
         if self._gradient is not None:
-            return {name: gradient.abs() for name, gradient in self._gradient.mean().items()}
+            return self._gradient.take()
         if self._correlation is not None:
             return {name: self._correlation.scores(name, weight) for name, weight in weights.items()}
         generator = self._site.generator
