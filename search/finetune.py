@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class Finetuning:
         seed: Decides the order of the batches, and nothing else.
         teacher: The unpruned network, for distillation; None without.
         device: Where the network is.
+        between: Called between steps.
     """
 
     def __init__(
@@ -50,12 +51,13 @@ class Finetuning:
         seed: int,
         teacher: nn.Module | None = None,
         device: str = "cpu",
+        between: Callable[[], None] | None = None,
     ) -> None:
         if site.optimizer is None:
             raise ValueError("site.optimizer must be set before training, but is None: give the site an optimizer")
         self._site, self._mechanisms, self._task, self._recipe = site, mechanisms, task, recipe
         self._optimizer = site.optimizer
-        self._start, self._seed, self._device = start, seed, device
+        self._start, self._seed, self._device, self._between = start, seed, device, between
         self._teacher = in_fast_layout(teacher.to(device)).eval() if teacher is not None else None
         self.step = 0
         self.loss = math.nan
@@ -79,6 +81,8 @@ class Finetuning:
             total += self._one_step(next(batches), self.clock(iteration))
             count += 1
             self.step += 1
+            if self._between is not None:
+                self._between()
             # Asking for the value makes an accelerator wait, so not at every step.
             if count % 32 == 0 or self.step == until:
                 self.loss = float(total) / count

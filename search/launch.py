@@ -18,6 +18,7 @@ from search.artifact.network import read_network
 from search.books import Books
 from search.driver import Driver
 from search.home import driver_lock, repair_journal, sweep, write_text
+from search.latency.wanted import clocked_for
 from search.progress import Progress
 from search.record import FrontMember, Record, member_files, study_files
 from search.record.runs import MODELS_KEPT
@@ -216,7 +217,7 @@ class _Run:
     def _with_baseline(self, work: Work, task: Task) -> Work:
         """Measured once, and kept."""
         if any(name not in self.state.baseline for name in work.measures):
-            self.keep(baseline=measure_baseline(task, work.measures))
+            self.keep(baseline=measure_baseline(task, work.measures, clocked=work.clocked))
         return replace(work, baseline=self.state.baseline)
 
     def _searcher(self, books: Books) -> Searcher:

@@ -23,6 +23,7 @@ from objectives.loading import load_task
 from objectives.task import Task, call
 from search.decisions import Corner, Decisions, decisions, enough_steps, point_at
 from search.finetune import in_fast_layout, steps_per_epoch, stream
+from search.latency.wanted import clocked_for
 from search.projection import PROJECTED, projected
 from search.scoring import measure_baseline
 from search.study_file import StudyFile
@@ -119,7 +120,7 @@ def check(file: StudyFile) -> Preflight:
     reference = file.task_reference
     task = load_task(reference.target, reference.args, reference.source)
     check_task(task)
-    return look(file, task, measure_baseline(task, file.measures))
+    return look(file, task, measure_baseline(task, file.measures, clocked=clocked_for(file)))
 
 
 def look(file: StudyFile, task: Task, baseline: Mapping[str, float]) -> Preflight:

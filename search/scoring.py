@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from objectives.accuracy import extra_scores, mean_score
-from objectives.objective import OBJECTIVES
+from objectives.objective import OBJECTIVES, known
 from objectives.outcome import Outcome
 from objectives.plasticity import ratio
 from objectives.size import weights
 from objectives.task import Task
+from search.latency.stopwatch import Clocked
 from spaces.errors import StudyFileError
 from spaces.ledger import Ledger
 from spaces.policy import nearest
@@ -38,10 +39,12 @@ def scores_of(outcome: Outcome, measures: Sequence[str]) -> dict[str, float]:
     """
     scores = {}
     for name in measures:
-        if name in OBJECTIVES:
+        if name in OBJECTIVES and (name in outcome.measured or not OBJECTIVES[name].timed):
             scores[name] = OBJECTIVES[name].measure(outcome)
         elif name in outcome.measured:
             scores[name] = outcome.measured[name]
+        elif name in OBJECTIVES:
+            raise StudyFileError(f"{name} must be timed by a study, but was not: name it among the study's objectives")
         else:
             raise StudyFileError(f"there is no objective {name!r}: {nearest(name, [*OBJECTIVES, *outcome.measured])}")
     return scores
@@ -50,7 +53,8 @@ def scores_of(outcome: Outcome, measures: Sequence[str]) -> dict[str, float]:
 def metrics_of(outcome: Outcome, ledger: Ledger) -> dict[str, float]:
     """Every figure of an outcome worth a curve, by its MLflow name; the ledger is that of the training so far."""
     accuracy = outcome.measured["accuracy"]
-    metrics = {objective.metric: objective.measure(outcome) for objective in OBJECTIVES.values()}
+    metrics = {OBJECTIVES[name].metric: OBJECTIVES[name].measure(outcome) for name in known(outcome)}
+    metrics |= {name: value for name, value in outcome.measured.items() if name.startswith("latency/")}
     metrics |= {
         "quality/drop": outcome.baseline.get("accuracy", accuracy) - accuracy,
         "plasticity/ratio": ratio(ledger),
@@ -62,20 +66,25 @@ def metrics_of(outcome: Outcome, ledger: Ledger) -> dict[str, float]:
     return metrics
 
 
-def measure_baseline(task: Task, measures: Sequence[str] = (), *, device: str = "cpu") -> dict[str, float]:
+def measure_baseline(
+    task: Task, measures: Sequence[str] = (), *, device: str = "cpu", clocked: Clocked | None = None
+) -> dict[str, float]:
     """The measures of the network before compression, and ``weights``, the number of its connections.
 
     All of the closed list is measured, whether asked for or not: it costs little and every report compares with it.
+    Only what needs a clock is left out where `clocked` does not say how to time it.
 
     Raises:
         StudyFileError: If a name is neither in the closed list nor a metric of the task.
     """
     network = task.network().eval()
     measured = measure(network, task, device) | {"survived": 0.0, "ever_pruned": 0.0}
+    if clocked is not None:
+        measured |= clocked.stopwatch(network, task.example_inputs()).measure_baseline()
     count = float(weights(network))
     outcome = Outcome(network, {"weights": count}, Ledger(), CompressionProfile(), measured, task.example_inputs())
     own = [name for name in measured if name not in ("survived", "ever_pruned")]
-    return scores_of(outcome, list(dict.fromkeys([*OBJECTIVES, *own, *measures]))) | {"weights": count}
+    return scores_of(outcome, list(dict.fromkeys([*known(outcome), *own, *measures]))) | {"weights": count}
 
 
 def layer_rows(ledger: Ledger, active: Mapping[str, int]) -> tuple[dict[str, object], ...]:

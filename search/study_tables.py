@@ -86,7 +86,7 @@ class Goal(Table):
     direction: Direction
     batch: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
-    runtime: Literal["onnxruntime", "eager"] | None = None
+    runtime: Literal["onnxruntime", "eager", "compile"] | None = None
 
     @model_validator(mode="before")
     @classmethod

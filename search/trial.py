@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from objectives.task import Inputs, Task
 from search.checkpoint import Checkpoints
 from search.export import save_network
 from search.finetune import DivergedError, Finetuning, in_fast_layout, recalibrate, steps_per_epoch
+from search.latency.stopwatch import Clocked
 from search.recipe import Recipe, adaptive_start, recipe_for
 from search.result import Report, TrialRequest, TrialResult
 from search.scoring import layer_rows, measure, metrics_of, scores_of
@@ -56,6 +58,7 @@ def run_trial(
     *,
     device: str = "cpu",
     checkpoints: Path | None = None,
+    clocked: Clocked | None = None,
 ) -> Iterator[Report | TrialResult]:
     """Run one trial; close the generator to stop it.
 
@@ -67,6 +70,7 @@ def run_trial(
         device: Where to train.
         checkpoints: Folder of this trial: after each iteration a checkpoint goes there, one that is there is taken up,
             and the finished network is left there.
+        clocked: What is to be timed, and how; None where nothing is.
 
     Yields:
         A :class:`Report` per iteration, then the :class:`TrialResult`: complete, or failed with its reason.
@@ -74,7 +78,7 @@ def run_trial(
     started = time.monotonic()
     reports: list[Report] = []
     try:
-        trial = Trial(request, task, measures, baseline, device=device, checkpoints=checkpoints)
+        trial = Trial(request, task, measures, baseline, device=device, checkpoints=checkpoints, clocked=clocked)
         for report in trial.iterations():
             reports.append(report)
             yield report
@@ -114,10 +118,14 @@ class Trial:
         *,
         device: str = "cpu",
         checkpoints: Path | None = None,
+        clocked: Clocked | None = None,
     ) -> None:
         torch.manual_seed(request.seed)
         self._request, self._task, self._measures, self._baseline = request, task, measures, baseline
         self._device = device
+        self._stopwatch = (
+            clocked.stopwatch(task.network().eval(), task.example_inputs()) if clocked is not None else None
+        )
         self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
         recipe = recipe_for(task, request.profile.get(FinetuningPolicy), request.budget.precision)
         steps = max(1, round(request.budget.epochs * steps_per_epoch(task)))
@@ -135,6 +143,7 @@ class Trial:
             seed=request.seed,
             teacher=task.network() if recipe.distillation > 0 else None,
             device=device,
+            between=self._stopwatch.give_way if self._stopwatch is not None else None,
         )
 
     def iterations(self) -> Iterator[Report]:
@@ -144,8 +153,9 @@ class Trial:
         yield from reports
         masks = {name: mask.clone() for name, mask in self._site.connectivity.masks.items()}
         for iteration in range(len(reports), count):
-            self._loop.train(until=round((iteration + 1) * self._site.steps / count), iteration=iteration)
-            report = self._report(iteration + 1, count, masks)
+            with self._computing():
+                self._loop.train(until=round((iteration + 1) * self._site.steps / count), iteration=iteration)
+                report = self._report(iteration + 1, count, masks)
             score = report.metrics["quality/accuracy"]
             for mechanism in self._mechanisms:
                 mechanism.end_of_iteration(self._loop.clock(iteration), score)
@@ -204,13 +214,28 @@ class Trial:
         return Report(iteration, of, scores_of(outcome, self._measures), metrics)
 
     def _outcome(self, network: nn.Module, site: Site, limit: int | None) -> Outcome:
-        measured = measure(network, self._task, self._device, limit) | {
+        measured = measure(network, self._task, self._device, limit) | self._timed(network, estimated=bool(limit)) | {
             "survived": float(site.connectivity.survived()),
             "ever_pruned": float(site.connectivity.ever_pruned()),
         }
         inputs = tuple(x.cpu() for x in site.example_inputs)
         ledger = site.connectivity.ledger(site.receipts)
         return Outcome(network, self._baseline, ledger, self._request.profile, measured, inputs)
+
+    def _timed(self, network: nn.Module, estimated: bool) -> dict[str, float]:
+        """What needs a clock: looked up while the trial goes on, measured at its end."""
+        if self._stopwatch is None:
+            return {}
+        looked_up = self._stopwatch.estimate(network, self._baseline)
+        if estimated:
+            return looked_up
+        found = self._stopwatch.measure(network, self._baseline)
+        self._stopwatch.close()
+        return found | {f"latency/estimated_{name}": value for name, value in looked_up.items()}
+
+    def _computing(self) -> AbstractContextManager[None]:
+        """Training and evaluation step aside while another trial is timed."""
+        return self._stopwatch.computing() if self._stopwatch is not None else nullcontext()
 
     def _metrics(self, outcome: Outcome, ledger: Ledger) -> dict[str, float]:
         connectivity = self._site.connectivity

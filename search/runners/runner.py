@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from objectives.loading import load_task
 from objectives.task import Task
+from search.latency.stopwatch import Clocked
 from search.result import Report, TaskReference, TrialRequest, TrialResult
 from search.trial import run_trial
 
@@ -29,6 +30,7 @@ class Work:
         device: Where to train.
         threads: How many threads a trial computes with.
         home: Where tasks keep what takes long to make.
+        clocked: What is to be timed, and how; None where nothing is.
         run_trial: The trial itself, a function of a module.
     """
 
@@ -39,6 +41,7 @@ class Work:
     device: str = "cpu"
     threads: int = 1
     home: Path | None = None
+    clocked: Clocked | None = None
     run_trial: RunTrial = run_trial
 
     def load_task(self) -> Task:
@@ -53,6 +56,7 @@ class Work:
 
     def events(self, request: TrialRequest, task: Task) -> Iterator[Report | TrialResult]:
         """Run one trial; it goes on where a trial with the same key was cut off."""
+        timed: dict[str, Any] = {} if self.clocked is None else {"clocked": self.clocked}
         return self.run_trial(
             request,
             task,
@@ -60,6 +64,7 @@ class Work:
             self.baseline,
             device=self.device,
             checkpoints=self.checkpoints / request.key,
+            **timed,
         )
 
 

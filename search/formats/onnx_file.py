@@ -1,0 +1,140 @@
+"""A network as an ONNX file with a batch of any size, and running one in onnxruntime.
+
+ONNX, onnxscript and onnxruntime come with the extra ``onnx``; they are imported when they are needed, which takes
+half a second that a trial without them must not pay.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from objectives.mode import evaluating
+from spaces.errors import ExportError
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+#: The newest that onnxruntime's optimizations all know.
+OPSET = 20
+
+
+def missing() -> str:
+    """What to install, where ONNX cannot be written or run here; "" where it can."""
+    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    return f"{', '.join(absent)} must be installed, but is not: pip install 'pleach[onnx]'" if absent else ""
+
+
+def to_onnx(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    """The network in evaluation mode as an ONNX model.
+
+    Args:
+        network: On the CPU.
+        inputs: ``network(*inputs)`` runs; dimension 0 of each is the batch, which stays open.
+
+    Raises:
+        ExportError: If a package is missing, or the network uses what ONNX does not have.
+    """
+    lacking = missing()
+    if lacking:
+        raise ExportError(lacking)
+    try:
+        return _exported(network, inputs, [{0: torch.export.Dim("batch")} if x.dim() else None for x in inputs])
+    except ExportError:
+        # A network that computes with its batch size can still be exported for the size at hand.
+        return _exported(network, inputs, None)
+
+
+def _exported(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[Any] | None) -> bytes:
+    with evaluating(network), _quiet():
+        try:
+            program = torch.onnx.export(
+                network,
+                inputs,
+                dynamo=True,
+                dynamic_shapes=tuple(shapes) if shapes is not None else None,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        # The exporter runs the network under a tracer and a compiler, each with errors of its own.
+        except Exception as error:
+            said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ExportError(f"the network cannot be written as ONNX ({said})") from error
+    if program is None:
+        raise ExportError("the network cannot be written as ONNX: the exporter gave nothing")
+    return bytes(program.model_proto.SerializeToString())
+
+
+class Session:
+    """An ONNX model in onnxruntime on the CPU.
+
+    Args:
+        data: The model: a file's contents.
+        threads: Threads of one run.
+        optimized: False switches every graph optimization off.
+
+    Raises:
+        ExportError: If it cannot be read.
+    """
+
+    def __init__(self, data: bytes, threads: int = 1, *, optimized: bool = True) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 4
+        if not optimized:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        # onnxruntime's errors share no class.
+        except Exception as error:
+            raise ExportError(f"the ONNX model cannot be run ({' '.join(str(error).split())})") from error
+        self.inputs: tuple[str, ...] = tuple(each.name for each in self._session.get_inputs())
+        self.shapes: tuple[tuple[object, ...], ...] = tuple(tuple(each.shape) for each in self._session.get_inputs())
+
+    @property
+    def batch(self) -> int | None:
+        """The one batch size that it takes, or None where it takes any."""
+        size = self.shapes[0][0] if self.shapes and self.shapes[0] else None
+        return size if isinstance(size, int) else None
+
+    def feed(self, inputs: Sequence[Tensor] | Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Inputs by name, as onnxruntime takes them; a mapping's keys are used where they are the names."""
+        if isinstance(inputs, Mapping) and set(self.inputs) <= set(inputs):
+            return {name: inputs[name].detach().cpu().numpy() for name in self.inputs}
+        values = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+        if len(values) < len(self.inputs):
+            raise ExportError(f"the ONNX model takes {len(self.inputs)} inputs, but got {len(values)}: pass them all")
+        return {name: x.detach().cpu().contiguous().numpy() for name, x in zip(self.inputs, values, strict=False)}
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """All outputs."""
+        return list(self._session.run(None, dict(feed)))
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """All outputs as tensors."""
+        return [torch.from_numpy(np.ascontiguousarray(each)) for each in self.run(self.feed(inputs))]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter speaks of packages that nobody asked for; what matters is raised."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    before = [each.level for each in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for each in loggers:
+            each.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, before, strict=True):
+                each.setLevel(level)

@@ -1,0 +1,96 @@
+"""How long calls take: several of them in turn, so that whatever else the machine does hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+Call = Callable[[], object]
+#: A figure from fewer repeats says little about the 95th percentile.
+LEAST = 20
+MOST = 2_000
+#: Calls that are not counted: caches fill, memory is laid out, clocks rise.
+WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of one call.
+
+    Args:
+        p50_ms: Median, milliseconds.
+        p95_ms: 95th percentile.
+        repeats: Counted calls.
+        speedup: Median over the rounds of the first call's time by this one's; 1 for the first itself.
+    """
+
+    p50_ms: float
+    p95_ms: float
+    repeats: int
+    speedup: float = 1.0
+
+    def to_dict(self) -> dict[str, float]:
+        """A JSON-able form."""
+        return asdict(self)
+
+
+def paired(calls: Sequence[Call], *, seconds: float = 1.0, device: str = "cpu", least: int = LEAST) -> list[Timing]:
+    """Time calls in rounds: each round runs every call once, every round begins with another one.
+
+    Args:
+        calls: The first is what the others are compared with.
+        seconds: What all rounds together should take, warm-up not counted.
+        device: ``cuda`` is timed by events on the stream, everything else by the clock.
+        least: At least so many rounds, however long they take.
+
+    Returns:
+        One timing per call, in order.
+    """
+    one = _on_cuda if device.startswith("cuda") else _on_clock
+    for call in calls:
+        for _ in range(WARM_UP):
+            one(call)
+    times: list[list[float]] = [[] for _ in calls]
+    began = time.perf_counter()
+    for round_ in range(MOST):
+        if round_ >= least and time.perf_counter() - began > seconds:
+            break
+        for place in range(len(calls)):
+            index = (place + round_) % len(calls)
+            times[index].append(one(calls[index]))
+    return [
+        Timing(
+            statistics.median(own),
+            percentile(own, 0.95),
+            len(own),
+            statistics.median(first / ours for first, ours in zip(times[0], own, strict=True)),
+        )
+        for own in times
+    ]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of all values do not exceed; values need not be sorted."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+
+
+def _on_clock(call: Call) -> float:
+    """Milliseconds of one call."""
+    began = time.perf_counter_ns()
+    call()
+    return max(1, time.perf_counter_ns() - began) / 1e6
+
+
+def _on_cuda(call: Call) -> float:
+    """Milliseconds on the current stream between two events around one call."""
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record()
+    call()
+    last.record()
+    last.synchronize()
+    return max(1e-6, float(first.elapsed_time(last)))
