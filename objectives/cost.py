@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from objectives.execution import shares, uses
 from objectives.flops import FORMULAS
 from objectives.maskable import maskable
 from objectives.mode import evaluating
@@ -46,14 +47,15 @@ def macs(outcome: Outcome) -> float:
     """Multiply-accumulates per sample of the finished network.
 
     Zeros inside a weight are multiplied like any other number, so unstructured sparsity does not lower this figure;
-    removed channels and dropped blocks do.
+    removed channels and dropped blocks do. Where samples may bypass work it is the mean over those of the validation
+    split.
     """
-    return sum(layer.macs for layer in count(outcome.network, outcome.inputs).values())
+    return sum(layer.macs for layer in count(outcome.network, outcome.inputs, outcome.measured).values())
 
 
 def sparse_macs(outcome: Outcome) -> float:
     """Multiply-accumulates per sample if zero weights were skipped: simulated, never a speed-up."""
-    return sum(layer.sparse_macs for layer in count(outcome.network, outcome.inputs).values())
+    return sum(layer.sparse_macs for layer in count(outcome.network, outcome.inputs, outcome.measured).values())
 
 
 def bops(outcome: Outcome) -> float:
@@ -61,7 +63,7 @@ def bops(outcome: Outcome) -> float:
 
     The bits are those of the tensors that are really multiplied (32 times 32 in a float32 network).
     """
-    return sum(layer.bops for layer in count(outcome.network, outcome.inputs).values())
+    return sum(layer.bops for layer in count(outcome.network, outcome.inputs, outcome.measured).values())
 
 
 def count_macs(network: nn.Module, inputs: tuple[object, ...]) -> dict[str, int]:
@@ -69,12 +71,16 @@ def count_macs(network: nn.Module, inputs: tuple[object, ...]) -> dict[str, int]
     return {name: round(layer.macs) for name, layer in count(network, inputs).items()}
 
 
-def count(network: nn.Module, inputs: tuple[object, ...]) -> dict[str, LayerCost]:
+def count(
+    network: nn.Module, inputs: tuple[object, ...], measured: Mapping[str, float] | None = None
+) -> dict[str, LayerCost]:
     """Run a network once and count.
 
     Args:
         network: On the CPU; runs in evaluation mode without gradients, and gets its modes back.
         inputs: ``network(*inputs)`` runs; dimension 0 of the first tensor is the batch.
+        measured: For which share of samples each gate is open, as `objectives.execution.watched` gives it: work that
+            a gate governs counts by that share. None: everything counts in full.
 
     Returns:
         Cost per sample of every module that multiplies, by qualified name; ``""`` is the network itself (functional
@@ -87,8 +93,14 @@ def count(network: nn.Module, inputs: tuple[object, ...]) -> dict[str, LayerCost
     if batch < 1:
         raise NetworkError("counting needs example inputs with a batch dimension, but got none: pass example_inputs()")
     tally = _Tally({w.untyped_storage().data_ptr() for w in maskable(network).values()})
-    with evaluating(network), _unfused(), tally.counter, tally, _followed(network, tally):
-        network(*inputs)
+    executed: dict[str, float] = {}
+    if measured is not None and isinstance(network, fx.GraphModule):
+        executed = shares(network, uses(network, measured))
+    with evaluating(network), unfused(), tally.counter, tally, _followed(network, tally):
+        if isinstance(network, fx.GraphModule) and executed:
+            _NodeByNode(network, tally, executed).run(*inputs)
+        else:
+            network(*inputs)
     return {
         name: LayerCost(cost[0] / batch, cost[1] / batch, cost[2] / batch)
         for name, cost in tally.costs.items()
@@ -104,6 +116,7 @@ class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
         self.costs: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
         self.running = [""]
+        self.executed = 1.0
         self._weights = weights
 
     def __torch_dispatch__(
@@ -111,7 +124,7 @@ class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         before = self.counter.get_total_flops()
         result = func(*args, **(kwargs or {}))
-        added = (self.counter.get_total_flops() - before) / 2
+        added = (self.counter.get_total_flops() - before) / 2 * self.executed
         if added:
             tensors = [value for value in args if isinstance(value, Tensor)]
             cost = self.costs[self.running[-1]]
@@ -128,6 +141,18 @@ class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return sum(int(weight.count_nonzero()) for weight in weights) / total if total else 1.0
 
 
+class _NodeByNode(fx.Interpreter):
+    """Runs a traced network and tells the tally which share of each node is executed."""
+
+    def __init__(self, network: fx.GraphModule, tally: _Tally, executed: Mapping[str, float]) -> None:
+        super().__init__(network)
+        self._tally, self._executed = tally, executed
+
+    def run_node(self, n: fx.Node) -> Any:
+        self._tally.executed = self._executed.get(n.name, 1.0)
+        return super().run_node(n)
+
+
 def _bits(tensors: list[Tensor]) -> int:
     """Bits of one operand times bits of the other: the two largest operands, because a bias may come along."""
     operands = sorted(tensors, key=lambda value: value.dim(), reverse=True)[:2]
@@ -135,7 +160,7 @@ def _bits(tensors: list[Tensor]) -> int:
 
 
 @contextmanager
-def _unfused() -> Iterator[None]:
+def unfused() -> Iterator[None]:
     """Attention's fused inference path is one opaque operation; the plain path does the same work in countable ones."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from objectives.accuracy import extra_scores, mean_score
+from objectives.cost import count
+from objectives.execution import USE, place, watched
 from objectives.objective import OBJECTIVES, known
 from objectives.outcome import Outcome
 from objectives.plasticity import ratio
@@ -20,12 +22,15 @@ from spaces.profile import CompressionProfile
 
 
 def measure(network: nn.Module, task: Task, device: str, limit: int | None = None) -> dict[str, float]:
-    """What needs data: the mean score on the validation split (on at most `limit` samples) and the task's own metrics.
+    """What needs data: the mean score on the validation split (on at most `limit` samples), the share of its samples for
+    which each gate of a network with gates is open, and the task's own metrics.
 
     The network is moved to the device and back to the CPU.
     """
     network.to(device)
-    measured = {"accuracy": mean_score(network, task, "validation", device, limit)}
+    with watched(network) as opened:
+        measured = {"accuracy": mean_score(network, task, "validation", device, limit)}
+    measured |= opened
     measured |= extra_scores(network, task, "validation")
     network.cpu()
     return measured
@@ -61,6 +66,11 @@ def metrics_of(outcome: Outcome, ledger: Ledger) -> dict[str, float]:
         "plasticity/created": float(ledger.created()),
         "plasticity/pruned": float(ledger.pruned()),
     }
+    if opened := [value for name, value in outcome.measured.items() if name.startswith(USE)]:
+        whole = sum(layer.macs for layer in count(outcome.network, outcome.inputs).values())
+        metrics["routing/skipped"] = 1 - metrics["compute/macs"] / whole if whole else 0.0
+        metrics["routing/mean_use"] = sum(opened) / len(opened)
+        metrics |= {f"{USE}{place(n)}": value for n, value in outcome.measured.items() if n.startswith(USE)}
     for policy, receipt in ledger.receipts.items():
         metrics |= {f"{policy}/{name}": value for name, value in receipt.items()}
     return metrics

@@ -8,12 +8,14 @@ from spaces.finetuning import FinetuningPolicy
 from spaces.policy import Policy
 from spaces.pruning import PruningPolicy
 from spaces.reconnection import ReconnectionPolicy
+from spaces.routing import RoutingPolicy
 
 #: Every policy by its name, in the order in which mechanisms act; fine-tuning, which has no mechanism, is last.
 POLICIES: Mapping[str, type[Policy]] = {
     "pruning": PruningPolicy,
     "reconnection": ReconnectionPolicy,
+    "routing": RoutingPolicy,
     "finetuning": FinetuningPolicy,
 }
 
-__all__ = ["POLICIES", "FinetuningPolicy", "Policy", "PruningPolicy", "ReconnectionPolicy"]
+__all__ = ["POLICIES", "FinetuningPolicy", "Policy", "PruningPolicy", "ReconnectionPolicy", "RoutingPolicy"]

@@ -17,6 +17,7 @@ from search.artifact.encoding import decode, encode
 from search.artifact.names import shown
 from search.surgery.attention import NarrowAttention
 from search.surgery.modes import ByMode
+from search.surgery.routing_gate import RoutingGate
 from spaces.errors import ExportError
 
 # `name` is the attribute of the same name; `name?` whether it is not None; `name=path` an attribute found elsewhere.
@@ -101,6 +102,7 @@ _TORCH: Mapping[str, str] = {
 _OWN: Mapping[type[nn.Module], str] = {
     ByMode: "in_training in_evaluation",
     NarrowAttention: "embed_dim num_heads head_dim dropout bias=in_proj_bias? kdim vdim batch_first",
+    RoutingGate: "channels ndim units hidden attends last width forced",
 }
 
 CLASSES: Mapping[str, type[nn.Module]] = {

@@ -22,6 +22,7 @@ from objectives.maskable import CONVOLUTIONS
 from search.surgery.coupling_functions import apply
 from search.surgery.labels import Classes, Layers, Marked, along, bare, block, marked, tidy, varying, vector
 from search.surgery.meeting import across, carried, halves, moved, opaque, shuffled, unmarked
+from search.surgery.routing_gate import RoutingGate
 
 Role = Literal["produced", "consumed", "held", "kept"]
 _BY_CHANNEL = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -197,6 +198,8 @@ class Coupling(fx.Interpreter):
             if self.whole:
                 self.sizes[name, "groups"] = self._channels(x, 1).reshape(module.groups, -1)[:, 0]
             return left
+        if isinstance(module, RoutingGate):
+            return self._gate(name, module, x, result)
         if isinstance(module, _SHUFFLES):
             return tuple(moved(layer, module) for layer in x.layers)
         if isinstance(module, _ACROSS) or sum(parameter.numel() for parameter in module.parameters()) > 1:
@@ -241,6 +244,16 @@ class Coupling(fx.Interpreter):
         self.slot(module.bias if isinstance(module.bias, Tensor) else None, 0, "held", labels)
         self.sizes[name, "in_channels"], self.sizes[name, "out_channels"] = read, labels
         return (along(labels, dim, result.shape),)
+
+    def _gate(self, name: str, module: RoutingGate, x: Marked, result: Tensor) -> Layers:
+        """A gate sums over the channels that it reads, and has an output per channel that it opens and shuts."""
+        read = self.sizes[name, "channels"] = self._channels(x, x.value.ndim - 1 if module.last else 1)
+        for weight in module.reads():
+            self.slot(weight, weight.ndim - 1, "held", read)
+        if not module.width:
+            return ()
+        labels = self.sizes[name, "width"] = self.slot(module.member, 0, "kept")
+        return (along(labels, -1 if module.last else 1, result.shape),)
 
     def _thinned(self, weight: Tensor, groups: int, read: Tensor, *, transposed: bool) -> Tensor:
         """Labels of what a grouped convolution computes, where every group loses as much."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from search.surgery import channels
 from search.surgery.mechanism import Mechanism
+from search.surgery.routing_graph import settle
 from search.surgery.site import Site
 from spaces.errors import NetworkError
 
@@ -33,6 +34,7 @@ def finalize(site: Site, mechanisms: Sequence[Mechanism]) -> nn.Module:
 
 def plain(site: Site) -> nn.Module:
     """The plain network of a site whose mechanisms have let go, or of a copy that none works on."""
+    settle(site)
     site.connectivity.enter_zeros()
     network: nn.Module = copy.deepcopy(site.network).eval().cpu()
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

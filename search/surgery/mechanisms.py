@@ -5,14 +5,18 @@ from __future__ import annotations
 from search.surgery.mechanism import Mechanism
 from search.surgery.pruning import Pruning
 from search.surgery.reconnection import Reconnection
+from search.surgery.routing import Routing
 from spaces.profile import CompressionProfile
 from spaces.pruning import PruningPolicy
 from spaces.reconnection import ReconnectionPolicy
+from spaces.routing import RoutingPolicy
 
 
 def mechanisms_for(profile: CompressionProfile) -> list[Mechanism]:
     """The mechanisms of a profile's policies, none of them attached yet."""
     found: list[Mechanism] = []
+    if (routing := profile.get(RoutingPolicy)) is not None:
+        found.append(Routing(routing))
     pruning = None
     if (policy := profile.get(PruningPolicy)) is not None:
         pruning = Pruning(policy)

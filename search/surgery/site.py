@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +33,7 @@ class Site:
         task: Whose batches are looked at where a mechanism must probe the network.
         device: Where the network is.
         seed: Decides which batches those are.
+        barred: Whether no edge may start at the one node and end at the other.
     """
 
     network: nn.Module
@@ -46,6 +48,7 @@ class Site:
     task: Task | None = None
     device: str = "cpu"
     seed: int = 0
+    barred: Callable[[fx.Node, fx.Node], bool] | None = None
     _groups: tuple[ChannelGroup, ...] | None = None
 
     @property
