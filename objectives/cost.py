@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from objectives.execution import shares, uses
+from objectives.bits import coded
 from objectives.flops import FORMULAS
 from objectives.maskable import maskable
 from objectives.mode import evaluating
@@ -61,7 +62,8 @@ def sparse_macs(outcome: Outcome) -> float:
 def bops(outcome: Outcome) -> float:
     """Bit operations per sample: multiply-accumulates times weight bits times activation bits, summed over layers.
 
-    The bits are those of the tensors that are really multiplied (32 times 32 in a float32 network).
+    The bits are those of the tensors that are really multiplied (32 times 32 in a float32 network); in a layer that is
+    held as codes, those of its codes and of its input's, whichever kernel multiplies them on this machine.
     """
     return sum(layer.bops for layer in count(outcome.network, outcome.inputs, outcome.measured).values())
 
@@ -92,7 +94,11 @@ def count(
     batch = next((value.shape[0] for value in inputs if isinstance(value, Tensor) and value.dim() > 0), 0)
     if batch < 1:
         raise NetworkError("counting needs example inputs with a batch dimension, but got none: pass example_inputs()")
-    tally = _Tally({w.untyped_storage().data_ptr() for w in maskable(network).values()})
+    codes = {
+        name: (int(v.count_nonzero()) / max(1, v.numel()), layer.bit_products)
+        for name, layer, v in ((name, layer, layer.values()) for name, layer in coded(network).items())
+    }
+    tally = _Tally({w.untyped_storage().data_ptr() for w in maskable(network).values()}, codes)
     executed: dict[str, float] = {}
     if measured is not None and isinstance(network, fx.GraphModule):
         executed = shares(network, uses(network, measured))
@@ -111,13 +117,15 @@ def count(
 class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Books what the FLOP counter adds for each operation under the module that is running."""
 
-    def __init__(self, weights: set[int]) -> None:
+    def __init__(self, weights: set[int], codes: Mapping[str, tuple[float, float]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
         self.costs: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
         self.running = [""]
         self.executed = 1.0
         self._weights = weights
+        # Of layers that are held as codes: the share of non-zeros, and bits times bits.
+        self._codes = codes
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -128,9 +136,10 @@ class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if added:
             tensors = [value for value in args if isinstance(value, Tensor)]
             cost = self.costs[self.running[-1]]
+            density, bits = self._codes.get(self.running[-1]) or (self._density(tensors), _bits(tensors))
             cost[0] += added
-            cost[1] += added * self._density(tensors)
-            cost[2] += added * _bits(tensors)
+            cost[1] += added * density
+            cost[2] += added * bits
         return result
 
     def _density(self, tensors: list[Tensor]) -> float:

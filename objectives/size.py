@@ -5,13 +5,18 @@ from __future__ import annotations
 import safetensors.torch
 from torch import Tensor, nn
 
+from objectives.bits import coded
 from objectives.maskable import maskable
 from objectives.outcome import Outcome
 
 
 def parameters(outcome: Outcome) -> float:
-    """Numbers in the finished network's parameters, zeros included, a shared parameter once."""
-    return float(sum(parameter.numel() for parameter in outcome.network.parameters()))
+    """Numbers in the finished network's parameters, zeros included, a shared parameter once.
+
+    A weight that is held as a code is a number as well, and so is its layer's bias.
+    """
+    held = sum(layer.values().numel() + _bias(layer) for layer in coded(outcome.network).values())
+    return float(held + sum(parameter.numel() for parameter in outcome.network.parameters()))
 
 
 def size_bytes(outcome: Outcome) -> float:
@@ -35,12 +40,19 @@ def sparsity(outcome: Outcome) -> float:
 
 def weights(network: nn.Module) -> int:
     """All connections of a network, on or off: the entries of its maskable weights."""
-    return sum(weight.numel() for weight in maskable(network).values())
+    held = sum(layer.values().numel() for layer in coded(network).values())
+    return held + sum(weight.numel() for weight in maskable(network).values())
 
 
 def nonzeros(network: nn.Module) -> int:
     """Connections of a network that are on: the non-zero entries of its maskable weights."""
-    return sum(int(weight.count_nonzero()) for weight in maskable(network).values())
+    held = sum(int(layer.values().count_nonzero()) for layer in coded(network).values())
+    return held + sum(int(weight.count_nonzero()) for weight in maskable(network).values())
+
+
+def _bias(layer: object) -> int:
+    bias = getattr(layer, "bias", None)
+    return bias.numel() if isinstance(bias, Tensor) else 0
 
 
 def stored(network: nn.Module) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from spaces.finetuning import FinetuningPolicy
+from spaces.granularity import GranularityPolicy
 from spaces.policy import Policy
 from spaces.pruning import PruningPolicy
 from spaces.reconnection import ReconnectionPolicy
@@ -15,7 +16,8 @@ POLICIES: Mapping[str, type[Policy]] = {
     "pruning": PruningPolicy,
     "reconnection": ReconnectionPolicy,
     "routing": RoutingPolicy,
+    "granularity": GranularityPolicy,
     "finetuning": FinetuningPolicy,
 }
 
-__all__ = ["POLICIES", "FinetuningPolicy", "Policy", "PruningPolicy", "ReconnectionPolicy", "RoutingPolicy"]
+__all__ = ["POLICIES", "FinetuningPolicy", "GranularityPolicy", "Policy", "PruningPolicy", "ReconnectionPolicy", "RoutingPolicy"]

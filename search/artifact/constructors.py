@@ -16,6 +16,7 @@ from torch import nn
 from search.artifact.encoding import decode, encode
 from search.artifact.names import shown
 from search.surgery.attention import NarrowAttention
+from search.surgery.granularity_layers import CodedConvolution, CodedLinear
 from search.surgery.modes import ByMode
 from search.surgery.routing_gate import RoutingGate
 from spaces.errors import ExportError
@@ -101,6 +102,11 @@ _TORCH: Mapping[str, str] = {
 #: Pleach's own modules that may stand in a finalized network, in the same notation.
 _OWN: Mapping[type[nn.Module], str] = {
     ByMode: "in_training in_evaluation",
+    CodedConvolution: (
+        "in_channels out_channels kernel_size stride padding dilation groups bias? padding_mode rows activations half "
+        "kernel_from"
+    ),
+    CodedLinear: "in_features out_features bias? rows activations half kernel_from",
     NarrowAttention: "embed_dim num_heads head_dim dropout bias=in_proj_bias? kdim vdim batch_first",
     RoutingGate: "channels ndim units hidden attends last width forced",
 }

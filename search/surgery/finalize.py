@@ -9,6 +9,10 @@ import torch
 from torch import nn
 
 from search.surgery import channels
+from search.surgery.channel import Channel
+from search.surgery.granularity_finish import enter_rounded, replace_units
+from search.surgery.granularity_kernels import choose
+from search.surgery.granularity_units import take_off
 from search.surgery.mechanism import Mechanism
 from search.surgery.routing_graph import settle
 from search.surgery.site import Site
@@ -29,19 +33,29 @@ def finalize(site: Site, mechanisms: Sequence[Mechanism]) -> nn.Module:
     """
     for mechanism in mechanisms:
         site.receipts[mechanism.name] = dict(mechanism.finish())
-    return plain(site)
+    network = plain(site)
+    choose(network, tuple(x.cpu() for x in site.example_inputs))
+    return network
 
 
 def plain(site: Site) -> nn.Module:
     """The plain network of a site whose mechanisms have let go, or of a copy that none works on."""
     settle(site)
+    enter_rounded(site.network, site.connectivity)
     site.connectivity.enter_zeros()
     network: nn.Module = copy.deepcopy(site.network).eval().cpu()
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.zero_grad(set_to_none=True)
     closed = list(site.connectivity.closed.values())
-    if not closed:
-        return network
+    # Channels go in full precision: rounding would make much of differences in the last digit.
+    taken = take_off(network)
+    if closed:
+        _remove(network, closed, site)
+    replace_units(network, taken, closed)
+    return network
+
+
+def _remove(network: nn.Module, closed: Sequence[Channel], site: Site) -> None:
     inputs = tuple(x.cpu() for x in site.example_inputs)
     with torch.no_grad():
         expected = network(*inputs)

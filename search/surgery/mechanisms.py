@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from search.surgery.granularity import Granularity
 from search.surgery.mechanism import Mechanism
 from search.surgery.pruning import Pruning
 from search.surgery.reconnection import Reconnection
 from search.surgery.routing import Routing
+from spaces.granularity import GranularityPolicy
 from spaces.profile import CompressionProfile
 from spaces.pruning import PruningPolicy
 from spaces.reconnection import ReconnectionPolicy
@@ -17,6 +19,8 @@ def mechanisms_for(profile: CompressionProfile) -> list[Mechanism]:
     found: list[Mechanism] = []
     if (routing := profile.get(RoutingPolicy)) is not None:
         found.append(Routing(routing))
+    if (granularity := profile.get(GranularityPolicy)) is not None:
+        found.append(Granularity(granularity))
     pruning = None
     if (policy := profile.get(PruningPolicy)) is not None:
         pruning = Pruning(policy)

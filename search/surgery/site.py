@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from objectives.task import Batch, Task
 from search.surgery.channels import Channel, ChannelGroup, groups
 from search.surgery.connectivity import Connectivity
+from search.surgery.granularity_units import bypassed
 from search.surgery.optimizer import TrainingOptimizer
 from spaces.profile import CompressionProfile
 
@@ -70,7 +71,8 @@ class Site:
     def channel_groups(self) -> tuple[ChannelGroup, ...]:
         """The groups of channels that can be removed from the network as it stands now."""
         if self._groups is None:
-            self._groups = groups(self.network, self.example_inputs)
+            with bypassed(self.network):
+                self._groups = groups(self.network, self.example_inputs)
         return self._groups
 
     def rewired(self) -> bool:

@@ -1,0 +1,233 @@
+"""The kernels for whole numbers that this machine has, and whether a layer gains by them.
+
+Both give exactly the sums that float32 gives on the same codes as long as these stay below 2^24 (always up to 1,040
+products, in practice far beyond), so that taking one changes no output. Which batches gain is measured, not assumed:
+`choose` times both ways on the network's own inputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+_BATCHES = (1, 8, 64)
+#: A kernel must be faster by this factor to be taken: less is noise.
+_GAIN = 1.1
+
+
+class Kernel(Protocol):
+    """Sums of products of codes by a kernel for integers."""
+
+    name: str
+
+    def takes(self, values: Tensor) -> bool:
+        """Whether it can do these inputs."""
+        ...
+
+    def sums(self, values: Tensor) -> Tensor:
+        """The sums, float32; `values` are codes in float32."""
+        ...
+
+
+class MatrixKernel:
+    """int8 times int8 in int32, by ``torch._int_mm``.
+
+    Args:
+        weight: (O, K) int8.
+    """
+
+    name = "int8 matrix product"
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight.t()
+
+    def takes(self, values: Tensor) -> bool:
+        return _plain(values)
+
+    def sums(self, values: Tensor) -> Tensor:
+        flat = values.reshape(-1, values.shape[-1]).to(torch.int8)
+        return torch._int_mm(flat, self._weight).to(torch.float32).view(*values.shape[:-1], -1)
+
+
+class ConvolutionKernel:
+    """uint8 times int8 in int32, by oneDNN: codes of inputs are moved up by 128, which is its zero.
+
+    Args:
+        weight: (O, I, height, width) int8.
+        layer: Whose stride, padding and dilation hold.
+    """
+
+    name = "int8 convolution (oneDNN)"
+
+    def __init__(self, weight: Tensor, layer: Any) -> None:
+        ones = torch.ones(len(weight))
+        self._stride, self._dilation = list(layer.stride), list(layer.dilation)
+        self._padding, self._groups = list(layer.padding), layer.groups
+        self._scale, self._zero = ones, torch.zeros(len(weight), dtype=torch.int64)
+        self._weight = torch.ops.onednn.qconv_prepack(
+            weight, ones, 1.0, 128, self._stride, self._padding, self._dilation, self._groups, None
+        )
+
+    def takes(self, values: Tensor) -> bool:
+        return values.dim() == 4 and _plain(values)
+
+    def sums(self, values: Tensor) -> Tensor:
+        moved = (values + 128).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+        result: Tensor = torch.ops.onednn.qconv_pointwise(
+            moved,
+            1.0,
+            128,
+            self._weight,
+            self._scale,
+            self._zero,
+            None,
+            self._stride,
+            self._padding,
+            self._dilation,
+            self._groups,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
+        return result
+
+
+def kernel_for(weight: Tensor, layer: Any) -> Kernel | None:
+    """The kernel for a layer's codes.
+
+    Args:
+        weight: (O, K) or (O, I, height, width) int8, on the CPU.
+        layer: The convolution, None for a linear layer.
+
+    Returns:
+        None where this machine has none for such a layer.
+    """
+    if weight.device.type != "cpu":
+        return None
+    if layer is None:
+        return MatrixKernel(weight) if "matrix" in available() else None
+    plain = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return ConvolutionKernel(weight, layer) if plain and "convolution" in available() else None
+
+
+@cache
+def available() -> frozenset[str]:
+    """The kernels of this machine that give exactly what float32 gives on a small example."""
+    generator = torch.Generator().manual_seed(0)
+    found = set()
+    for name, shape, layer in (
+        ("matrix", (16, 24), None),
+        ("convolution", (16, 8, 3, 3), nn.Conv2d(8, 16, 3, padding=1, stride=2)),
+    ):
+        weight = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+        inputs = torch.randint(-127, 128, (2, shape[1], 5, 5)[: len(shape)], generator=generator).float()
+        try:
+            if layer is None:
+                sums, expected = MatrixKernel(weight).sums(inputs), inputs @ weight.float().t()
+            else:
+                sums = ConvolutionKernel(weight, layer).sums(inputs)
+                expected = layer._conv_forward(inputs, weight.float(), None)
+        # An operator that is missing or refuses this machine: there is no kernel then.
+        except (RuntimeError, AttributeError, NotImplementedError):
+            continue
+        if torch.equal(sums, expected):
+            found.add(name)
+    return frozenset(found)
+
+
+@torch.no_grad()
+def choose(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, float]:
+    """Time every layer of codes with and without its kernel, and let it use the kernel from the batch that gains.
+
+    Args:
+        network: Finished, on the CPU; its layers' ``kernel_from`` are set.
+        inputs: ``network(*inputs)`` runs; samples are repeated to make up batches.
+
+    Returns:
+        By layer, how many times faster it is with its kernel at the largest batch; layers without one are left out.
+    """
+    layers = {name: module for name, module in network.named_modules() if hasattr(module, "kernel_from")}
+    seen: dict[str, Tensor] = {}
+
+    def watching(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            seen[name] = arguments[0]
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watching(name)) for name, layer in layers.items()]
+    try:
+        network(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    gains: dict[str, float] = {}
+    for name, x in seen.items():
+        layer: Any = layers[name]
+        working = layer._unpacked()
+        if working.kernel is None or not working.kernel.takes(x):
+            layer.kernel_from = 0
+            continue
+        layer.kernel_from, best = 0, {}
+        for batch in reversed(_BATCHES):
+            sample = x[torch.arange(batch) % len(x)].contiguous()
+            best[batch] = _gain(layer, sample)
+            if best[batch] < _GAIN:
+                break
+            layer.kernel_from = batch
+        gains[name] = best[_BATCHES[-1]]
+    return gains
+
+
+def execution_of(module: nn.Module, batch: int = 64) -> str:
+    """How a layer runs: ``float32``, ``simulated``, or the name of the kernel that does it.
+
+    Args:
+        module: A layer of a finished network.
+        batch: For which batch; kernels are used where they gain.
+    """
+    if not hasattr(module, "kernel_from") or not hasattr(module, "rows"):
+        return "float32"
+    levels = {bits for bits, _ in module.rows}
+    if levels == {32}:
+        return "float32"
+    kernel = module._unpacked().kernel
+    if kernel is not None and 0 < module.kernel_from <= batch and levels <= {8, 4, 2}:
+        return str(kernel.name)
+    return "simulated"
+
+
+def _gain(layer: Any, x: Tensor) -> float:
+    """How many times faster a layer is with its kernel than as codes in float32, and than in plain float32."""
+    weight, seconds = layer.values(), []
+    chosen = layer.kernel_from
+    layer.kernel_from = 1
+    seconds.append(_seconds(lambda: layer(x)))
+    layer.kernel_from = 0
+    seconds.append(min(_seconds(lambda: layer(x)), _seconds(lambda: layer.compute(x, weight, layer.bias))))
+    layer.kernel_from = chosen
+    return seconds[1] / max(seconds[0], 1e-12)
+
+
+def _plain(values: Tensor) -> bool:
+    """Whether inputs are what a kernel takes, and nobody counts or follows the operations: no counter knows these."""
+    followed = torch._C._len_torch_dispatch_stack() > 0
+    return values.dtype == torch.float32 and values.device.type == "cpu" and values.numel() > 0 and not followed
+
+
+def _seconds(work: Callable[[], object], repeats: int = 3) -> float:
+    work()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best
