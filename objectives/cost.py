@@ -20,8 +20,8 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from objectives.execution import shares, uses
 from objectives.bits import coded
+from objectives.execution import shares, uses
 from objectives.flops import FORMULAS
 from objectives.maskable import maskable
 from objectives.mode import evaluating

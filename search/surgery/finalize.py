@@ -67,4 +67,3 @@ def _remove(network: nn.Module, closed: Sequence[Channel], site: Site) -> None:
             f"removing {len(closed)} channels must not change the outputs, but does by {difference:.2g}: "
             "use granularity weight for this network"
         )
-    return network
