@@ -1,10 +1,14 @@
-"""The pages of the docs that are written from the code: ``python -m tests.pages`` writes them, a test compares them."""
+"""The pages of the docs that are written from the code: ``python -m tests.pages`` writes them, a test compares them.
+
+``python -m tests.pages policies`` writes one of them alone; `networks` takes a minute, for it runs the whole zoo.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -13,6 +17,7 @@ from objectives.tasks import TASKS
 from search.installation import ROOT
 from spaces import POLICIES
 from spaces.policy import Knob, Policy, When
+from tests.search.zoo_page import networks_page
 
 POLICIES_HEAD = """\
 # Policies
@@ -47,7 +52,11 @@ def tasks_page() -> str:
 
 
 #: Per page of the docs, what writes it.
-PAGES: Mapping[str, Callable[[], str]] = {"policies.md": policies_page, "built-in-tasks.md": tasks_page}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "policies.md": policies_page,
+    "built-in-tasks.md": tasks_page,
+    "networks.md": networks_page,
+}
 
 
 def _foot(what: str) -> str:
@@ -116,6 +125,8 @@ def _toml(value: object) -> str:
 
 def main() -> None:
     for name, page in PAGES.items():
+        if sys.argv[1:] and name.removesuffix(".md") not in sys.argv[1:]:
+            continue
         (ROOT / "docs" / name).write_text(page(), encoding="utf-8")
 
 

@@ -45,10 +45,12 @@ class Head(nn.Module):
 
 
 def plain() -> Specimen:
+    """Convolutions with norms, flattened into a linear layer."""
     return nn.Sequential(conv_bn(3, 8), nn.MaxPool2d(2), conv_bn(8, 12), nn.Flatten(), nn.Linear(12 * 16, 5)), images()
 
 
 def without_norm() -> Specimen:
+    """Convolutions without norms."""
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.Tanh(), Head(8)), images()
 
 
@@ -102,10 +104,12 @@ class ResNet(nn.Module):
 
 
 def resnet_option_a() -> Specimen:
+    """ResNet whose shortcuts subsample and pad."""
     return ResNet((4, 8, 16), 1, projection=False), images()
 
 
 def resnet_projection() -> Specimen:
+    """ResNet whose shortcuts project."""
     return ResNet((4, 8, 12), 1, projection=True), images()
 
 
@@ -122,6 +126,7 @@ class Bottleneck(nn.Module):
 
 
 def bottleneck() -> Specimen:
+    """Residual blocks of 1x1, 3x3 and 1x1."""
     return nn.Sequential(conv_bn(3, 12), Bottleneck(12, 4), Bottleneck(12, 4), Head(12)), images()
 
 
@@ -140,6 +145,7 @@ class DenseBlock(nn.Module):
 
 
 def dense() -> Specimen:
+    """DenseNet's blocks: every layer reads all earlier ones."""
     return nn.Sequential(conv_bn(3, 6), DenseBlock(6, 4, 3), nn.AvgPool2d(2), Head(18)), images()
 
 
@@ -161,6 +167,7 @@ class Inception(nn.Module):
 
 
 def inception() -> Specimen:
+    """Branches joined by concatenation."""
     return nn.Sequential(conv_bn(3, 6), Inception(6), Inception(12), Head(12)), images()
 
 
@@ -188,6 +195,7 @@ class InvertedBottleneck(nn.Module):
 
 
 def inverted_bottleneck() -> Specimen:
+    """MobileNet's blocks: expand, depthwise, project."""
     blocks = (InvertedBottleneck(6, 6, 1), InvertedBottleneck(6, 8, 2))
     return nn.Sequential(conv_bn(3, 6), *blocks, Head(8)), images()
 
@@ -207,6 +215,7 @@ class SqueezeExcite(nn.Module):
 
 
 def squeeze_excite() -> Specimen:
+    """Channels weighed by what the image holds."""
     return nn.Sequential(conv_bn(3, 8), SqueezeExcite(8), nn.Hardswish(), Head(8)), images()
 
 
@@ -228,6 +237,7 @@ class UNet(nn.Module):
 
 
 def unet() -> Specimen:
+    """Down and up again, with skips between."""
     return UNet(), images()
 
 
@@ -250,10 +260,12 @@ class ConvNext(nn.Module):
 
 
 def convnext() -> Specimen:
+    """ConvNeXt's blocks: depthwise 7x7, LayerNorm, drop path."""
     return nn.Sequential(nn.Conv2d(3, 8, 2, 2), ConvNext(8), ConvNext(8), Head(8)), images()
 
 
 def grouped() -> Specimen:
+    """Grouped convolutions around a channel shuffle."""
     groups = nn.Sequential(conv_bn(8, 8, groups=4), nn.ChannelShuffle(4), conv_bn(8, 8, groups=2))
     return nn.Sequential(conv_bn(3, 8), groups, Head(8)), images()
 
@@ -277,24 +289,29 @@ class ShuffleUnit(nn.Module):
 
 
 def shuffle_by_hand() -> Specimen:
+    """ShuffleNet's units: split, join, deal out by views."""
     return nn.Sequential(conv_bn(3, 8), ShuffleUnit(8), ShuffleUnit(8), conv_bn(8, 12, kernel=1), Head(12)), images()
 
 
 def group_norm() -> Specimen:
+    """GroupNorm, InstanceNorm, PReLU."""
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.SiLU(), nn.Conv2d(8, 8, 3), nn.InstanceNorm2d(8))
     return nn.Sequential(layers, nn.PReLU(8), Head(8)), images()
 
 
 def transposed() -> Specimen:
+    """A transposed convolution."""
     up = nn.Sequential(nn.ConvTranspose2d(6, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.LeakyReLU(0.1))
     return nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), up, nn.Conv2d(4, 3, 3, padding=1), nn.Tanh()), images()
 
 
 def pixel_shuffle() -> Specimen:
+    """Channels dealt out into pixels."""
     return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.PixelShuffle(2), nn.ELU(), nn.Conv2d(4, 3, 1)), images()
 
 
 def volume() -> Specimen:
+    """Convolutions in three dimensions."""
     layers = (nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
     return nn.Sequential(*layers), (torch.randn(2, 1, 5, 5, 5),)
 
@@ -312,6 +329,7 @@ class FunctionalDropout(nn.Module):
 
 
 def functional_dropout() -> Specimen:
+    """Dropout written as a function."""
     return FunctionalDropout(), images()
 
 
@@ -329,10 +347,12 @@ class DataDependent(nn.Module):
 
 
 def data_dependent() -> Specimen:
+    """Goes one of two ways by the values that it sees."""
     return DataDependent(), images()
 
 
 def single_layer() -> Specimen:
+    """A linear layer and nothing else."""
     return nn.Linear(8, 6), (torch.randn(3, 8),)
 
 

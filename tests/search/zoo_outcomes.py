@@ -96,6 +96,22 @@ class Outcome:
     restored: float = 0.0
     booked: tuple[int, int] = (0, 0)
 
+    def faults(self, operation: str) -> list[str]:
+        """What is not as it must be where the operation was not refused; nothing may be right by doing nothing."""
+        if self.refusal:
+            return []
+        right = {
+            "nothing was switched off": self.pruned > 0,
+            "the books do not count the non-zeros": self.booked[0] == self.booked[1] > 0,
+            f"finalizing changes the outputs by {self.difference:.1e}": self.difference < 1e-4,
+            f"reading back changes the outputs by {self.restored:.1e}": self.restored < 1e-5,
+            "nothing came back": self.created > 0 or "regrown" not in operation,
+            "no edge stands": self.edges > 0 or operation != "edges",
+            "no channel went": self.closed > 0 or "channels" not in operation,
+            "the network is no smaller": self.parameters[1] < self.parameters[0] or "channels" not in operation,
+        }
+        return [fault for fault, holds in right.items() if not holds]
+
 
 class Noise:
     """A task without sense: inputs like the examples, targets at random. Enough to move every weight."""

@@ -107,14 +107,17 @@ class VisionTransformer(nn.Module):
 
 
 def vit_by_hand() -> Specimen:
+    """Vision transformer, attention by matrix products."""
     return VisionTransformer(Attention), (torch.randn(2, 3, 8, 8),)
 
 
 def vit_fused() -> Specimen:
+    """The same by scaled_dot_product_attention."""
     return VisionTransformer(FusedAttention), (torch.randn(2, 3, 8, 8),)
 
 
 def vit_multihead() -> Specimen:
+    """The same with torch's MultiheadAttention."""
     return VisionTransformer(TorchAttention), (torch.randn(2, 3, 8, 8),)
 
 
@@ -160,10 +163,12 @@ class CausalAttention(Attention):
 
 
 def language_model() -> Specimen:
+    """Decoder of characters."""
     return LanguageModel(tied=False), (torch.randint(0, 11, (2, 9)),)
 
 
 def tied_weights() -> Specimen:
+    """The same, its head tied to its embedding."""
     return LanguageModel(tied=True), (torch.randint(0, 11, (2, 9)),)
 
 
@@ -184,6 +189,7 @@ class EncoderLayers(nn.Module):
 
 
 def torch_encoder() -> Specimen:
+    """torch's TransformerEncoder."""
     return EncoderLayers(), (torch.randn(2, 7, 6),)
 
 
@@ -201,6 +207,7 @@ class DecoderLayers(nn.Module):
 
 
 def torch_transformer() -> Specimen:
+    """torch's Transformer, encoder and decoder."""
     return DecoderLayers(), (torch.randn(2, 7, 6), torch.randn(2, 4, 6))
 
 
@@ -223,6 +230,7 @@ class GroupedQueries(nn.Module):
 
 
 def grouped_queries() -> Specimen:
+    """The same, two heads of queries to one of keys and values."""
     return VisionTransformer(lambda width, _: GroupedQueries(width, 4, 2)), (torch.randn(2, 3, 8, 8),)
 
 
@@ -242,6 +250,7 @@ class MixerBlock(nn.Module):
 
 
 def mlp_mixer() -> Specimen:
+    """MLP-Mixer: mixes tokens, then channels."""
     patches = nn.Sequential(nn.Conv2d(3, 12, 4, 4), nn.Flatten(2))
     return Mixer(patches, nn.Sequential(MixerBlock(4, 12), MixerBlock(4, 12)), nn.Linear(12, 5)), (
         torch.randn(2, 3, 8, 8),
@@ -274,15 +283,18 @@ class Recurrent(nn.Module):
 
 
 def lstm() -> Specimen:
+    """Two bidirectional LSTM layers."""
     layer = nn.LSTM(5, 6, num_layers=2, batch_first=True, dropout=0.1, bidirectional=True)
     return Recurrent(layer, 12), (torch.randn(2, 7, 5),)
 
 
 def elman() -> Specimen:
+    """A plain recurrent layer."""
     return Recurrent(nn.RNN(5, 6, batch_first=True), 6), (torch.randn(2, 7, 5),)
 
 
 def gru() -> Specimen:
+    """A GRU layer."""
     return Recurrent(nn.GRU(5, 6, batch_first=True), 6), (torch.randn(2, 7, 5),)
 
 
@@ -302,15 +314,18 @@ class Unrolled(nn.Module):
 
 
 def unrolled_cell() -> Specimen:
+    """A GRU cell, stepped by a loop."""
     return Unrolled(), (torch.randn(2, 5, 4),)
 
 
 def conv_1d() -> Specimen:
+    """Convolutions over a sequence."""
     layers = (nn.Conv1d(2, 6, 5, padding=2), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(6, 8, 3))
     return nn.Sequential(*layers, nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(8, 3)), (torch.randn(2, 2, 20),)
 
 
 def mlp() -> Specimen:
+    """A perceptron with BatchNorm and dropout."""
     hidden = (nn.Linear(7, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 16), nn.Sigmoid())
     return nn.Sequential(*hidden, nn.Linear(16, 2)), (torch.randn(3, 7),)
 
@@ -331,6 +346,7 @@ class TwoInputs(nn.Module):
 
 
 def two_inputs() -> Specimen:
+    """A table row and a category, joined by a bilinear layer."""
     return TwoInputs(), (torch.randn(3, 5), torch.tensor([0, 3, 1]))
 
 
@@ -350,6 +366,7 @@ class Shared(nn.Module):
 
 
 def shared_layer() -> Specimen:
+    """One layer used three times, and weights used without a layer."""
     return Shared(), (torch.randn(2, 8),)
 
 

@@ -38,7 +38,13 @@ _CONFIGURATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+#: How they write themselves.
+_TITLES = {"gpt2": "GPT-2", "vit": "ViT", "resnet": "ResNet", "llama": "Llama", "modernbert": "ModernBERT"}
+
+
 def _maker(kind: str, name: str, values: Mapping[str, Any]) -> Callable[[], Specimen]:
+    named = _TITLES.get(name, name.upper())
+
     def make() -> Specimen:
         network = build(kind, configuration({"model_type": name, **values}, _DEFAULTS))
         if kind == "image-classification":
@@ -52,7 +58,7 @@ def _maker(kind: str, name: str, values: Mapping[str, Any]) -> Callable[[], Spec
         return network, (tokens, mask, *written)
 
     make.__name__ = f"hf_{name}"
-    make.__doc__ = f"{name} of transformers."
+    make.__doc__ = f"{named} of transformers."
     return make
 
 
