@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from objectives.task import Batch, Task, call, move
+from objectives.task import Batch, Task, call, move, samples
 from search.recipe import Recipe, learning_rate_at
 from search.surgery.mechanism import Clock, Mechanism
 from search.surgery.site import Site
@@ -117,8 +117,7 @@ class Finetuning:
 
     def _autocast(self) -> torch.autocast:
         """The forward pass in the recipe's precision; weights, gradients and the optimizer stay float32."""
-        kind = torch.device(self._device).type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self._recipe.precision == "bf16")
+        return autocast(self._device, self._recipe.precision)
 
     def state(self) -> dict[str, Tensor]:
         """Where the loop is; the inverse of :meth:`load_state`."""
@@ -128,6 +127,11 @@ class Finetuning:
         """Go on from there as if nothing had happened."""
         self.step = int(state["step"])
         torch.set_rng_state(state["torch"].to(torch.uint8))
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Forward passes in this precision."""
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def in_fast_layout(network: nn.Module) -> nn.Module:
@@ -180,8 +184,26 @@ def distillation(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
-def recalibrate(network: nn.Module, task: Task, seed: int, device: str, batches: int = RECALIBRATION) -> None:
-    """Take BatchNorm's running statistics anew, as plain means over some training batches."""
+def recalibrate(
+    network: nn.Module,
+    task: Task,
+    seed: int,
+    device: str,
+    batches: int = RECALIBRATION,
+    enough: int | None = None,
+    precision: str = "fp32",
+) -> None:
+    """Take BatchNorm's running statistics anew, as plain means over some training batches.
+
+    Args:
+        network: On `device`; its modes stay as they are.
+        task: Whose batches.
+        seed: Which of them.
+        device: Where to run.
+        batches: How many.
+        enough: With so many samples fewer batches do.
+        precision: Of the forward passes; the statistics themselves are float32.
+    """
     norms = [m for m in network.modules() if isinstance(m, _NORMS) and m.track_running_stats]
     if not norms:
         return
@@ -192,8 +214,13 @@ def recalibrate(network: nn.Module, task: Task, seed: int, device: str, batches:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum, norm.training = None, True
+    seen = 0
     for _, (inputs, _targets) in zip(range(batches), task.batches("train", shuffle_seed=seed), strict=False):
-        call(network, move(inputs, device))
+        with autocast(device, precision):
+            call(network, move(inputs, device))
+        seen += samples(inputs)
+        if enough is not None and seen >= enough:
+            break
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for module, training in modes:

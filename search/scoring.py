@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import nn
 
 from objectives.accuracy import extra_scores, mean_score
@@ -14,6 +15,7 @@ from objectives.outcome import Outcome
 from objectives.plasticity import ratio
 from objectives.size import weights
 from objectives.task import Task
+from search.finetune import in_fast_layout
 from search.latency.stopwatch import Clocked
 from spaces.errors import StudyFileError
 from spaces.ledger import Ledger
@@ -28,11 +30,15 @@ def measure(network: nn.Module, task: Task, device: str, limit: int | None = Non
     The network is moved to the device and back to the CPU.
     """
     network.to(device)
+    if limit is not None:
+        in_fast_layout(network)
     with watched(network) as opened:
         measured = {"accuracy": mean_score(network, task, "validation", device, limit)}
     measured |= opened
     measured |= extra_scores(network, task, "validation")
     network.cpu()
+    if limit is not None:
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return measured
 
 

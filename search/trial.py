@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from objectives.accuracy import mean_score
 from objectives.outcome import Outcome
 from objectives.plasticity import churn, dormant, explored, recovery, regrown_survival
-from objectives.task import Inputs, Task
+from objectives.task import Inputs, Task, samples
 from search.checkpoint import Checkpoints
 from search.export import save_network
 from search.finetune import DivergedError, Finetuning, in_fast_layout, recalibrate, steps_per_epoch
@@ -35,6 +35,9 @@ from spaces.ledger import Ledger
 
 #: A rung's accuracy is measured on this many validation samples at most; final figures on all of them.
 RUNG_SAMPLES = 2048
+#: Where an iteration trains on few samples, on a quarter as many, but no fewer than these: a look must cost less than
+#: what it looks at. BatchNorm's statistics are taken from as many.
+FEWEST_SAMPLES = 512
 #: Batches over which dormant units are looked for.
 DORMANT_BATCHES = 4
 
@@ -129,6 +132,8 @@ class Trial:
         self._checkpoints = Checkpoints(checkpoints) if checkpoints is not None else None
         recipe = recipe_for(task, request.profile.get(FinetuningPolicy), request.budget.precision)
         steps = max(1, round(request.budget.epochs * steps_per_epoch(task)))
+        self._precision = recipe.precision
+        self._looked_at = _rung_samples(task, steps // max(1, request.budget.iterations))
         self._site = _site(request, task, recipe, steps, device)
         self._mechanisms = mechanisms_for(request.profile)
         for mechanism in self._mechanisms:
@@ -192,7 +197,7 @@ class Trial:
             removed += float(squares[~mask].sum())
         off = 1 - sum(end.connectivity.active.values()) / end.connectivity.size
         start = adaptive_start(recipe, removed**0.5, total**0.5, off)
-        return start, mean_score(end.network, self._task, "validation", self._device, RUNG_SAMPLES)
+        return start, mean_score(end.network, self._task, "validation", self._device, self._looked_at)
 
     def _projected(self) -> Site:
         """A copy brought to the profile's end state at once, its BatchNorm recalibrated: two trials that end alike
@@ -200,12 +205,13 @@ class Trial:
         twin = self._site.copy()
         for mechanism in self._mechanisms:
             mechanism.project(twin)
-        recalibrate(twin.network, self._task, self._request.seed, self._device)
+        seed, device = self._request.seed, self._device
+        recalibrate(twin.network, self._task, seed, device, enough=FEWEST_SAMPLES, precision=self._precision)
         return twin
 
     def _report(self, iteration: int, of: int, masks: Mapping[str, Tensor]) -> Report:
         twin = self._projected()
-        outcome = self._outcome(plain(twin), twin, limit=RUNG_SAMPLES)
+        outcome = self._outcome(plain(twin), twin, limit=self._looked_at)
         ledger = self._site.connectivity.ledger()
         metrics = self._metrics(outcome, ledger) | {
             "train/loss": self._loop.loss,
@@ -266,6 +272,12 @@ def _site(request: TrialRequest, task: Task, recipe: Recipe, steps: int, device:
         device=device,
         seed=request.seed,
     )
+
+
+def _rung_samples(task: Task, steps: int) -> int:
+    """On how many samples a network is looked at after so many steps."""
+    inputs, _ = next(iter(task.batches("train", shuffle_seed=0)))
+    return min(RUNG_SAMPLES, max(FEWEST_SAMPLES, steps * samples(inputs) // 4))
 
 
 def _first_inputs(task: Task, batches: int) -> list[Inputs]:
