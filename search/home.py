@@ -74,6 +74,10 @@ class StudyFolder:
     def confirmations(self) -> list[Path]:
         return sorted((self.root / "results" / "confirmed").glob("*.json"))
 
+    def ablation(self, trial: int) -> Path:
+        """The folder of what became of a trial's profile with each of its policies left out or replaced."""
+        return self.root / "results" / "ablations" / str(trial)
+
     def checkpoints(self, key: str) -> Path:
         """The folder of a trial's checkpoints and, once it is complete, of its network."""
         return self.root / "checkpoints" / key

@@ -31,7 +31,7 @@ from search.searcher import Searcher
 from search.state import State, read_state, write_state
 from search.surroundings import home_for_tasks, listening, logged
 from search.trial import run_trial
-from search.writer import Recorder, Writer
+from search.writer import Writer
 from spaces.errors import PleachError, StudyError
 
 if TYPE_CHECKING:
@@ -59,6 +59,49 @@ def launch(study: Study, progress: Progress, trial: RunTrial = run_trial) -> Non
             with contextlib.suppress(PleachError):
                 run.keep(phase="interrupted", reason=" ".join(reason.split()))
             raise
+
+
+def same_task(study: Study, state: State) -> str:
+    """What the study's task is made of.
+
+    Raises:
+        StudyError: If that has changed since the study's first run.
+    """
+    reference = study.file.task_reference
+    made_of = task_hash(reference.target, reference.args, reference.source)
+    if state.task_hash and state.task_hash != made_of:
+        raise StudyError(
+            f"the task of {study.name!r} must stay what it was in the first run, but {reference.target} has "
+            f"changed: undo it, or start another study with --name NEW --from {study.name}"
+        )
+    return made_of
+
+
+def work_for(study: Study, trial: RunTrial = run_trial) -> Work:
+    """What all trials of a study share, but for the baseline."""
+    resources = study.file.resources
+    return Work(
+        study.file.task_reference,
+        study.file.measures,
+        {},
+        study.folder.root / "checkpoints",
+        device="cuda" if resources.gpu > 0 else "cpu",
+        threads=max(1, int(resources.cpu)),
+        home=study.home.root,
+        clocked=clocked_for(study.file, study.home),
+        run_trial=trial,
+    )
+
+
+def record_of(study: Study, state: State) -> Record:
+    """The study in MLflow; it opens in the background."""
+    return Record(
+        state.mlflow_uri,
+        task=study.task_name,
+        study=study.name,
+        artifacts=study.home.artifacts,
+        knobs=study.file.space.distributions(),
+    )
 
 
 def _prepared(study: Study) -> State:
@@ -180,39 +223,15 @@ class _Run:
 
     def _work(self) -> Work:
         """What the trials share, but for the baseline."""
-        file = self.study.file
-        reference = file.task_reference
-        made_of = task_hash(reference.target, reference.args, reference.source)
-        if self.state.task_hash and self.state.task_hash != made_of:
-            raise StudyError(
-                f"the task of {self.study.name!r} must stay what it was in the first run, but {reference.target} has "
-                f"changed: undo it, or start another study with --name NEW --from {self.study.name}"
-            )
-        self.keep(task_hash=made_of)
-        resources = file.resources
-        return Work(
-            reference,
-            file.measures,
-            {},
-            self.study.folder.root / "checkpoints",
-            device="cuda" if resources.gpu > 0 else "cpu",
-            threads=max(1, int(resources.cpu)),
-            home=self.study.home.root,
-            run_trial=self.trial,
-        )
+        self.keep(task_hash=same_task(self.study, self.state))
+        return work_for(self.study, self.trial)
 
-    def _recorder(self, task: Task) -> Recorder:
+    def _recorder(self, task: Task) -> Record:
         """The record of the study; it opens in the background."""
         name = getattr(task, "name", None)
         if isinstance(name, str) and name:
             self.keep(task=name)
-        return Record(
-            self.state.mlflow_uri,
-            task=self.study.task_name,
-            study=self.study.name,
-            artifacts=self.study.home.artifacts,
-            knobs=self.study.file.space.distributions(),
-        )
+        return record_of(self.study, self.state)
 
     def _with_baseline(self, work: Work, task: Task) -> Work:
         """Measured once, and kept."""

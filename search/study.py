@@ -12,9 +12,10 @@ import pandas as pd
 
 from dashboards.frames import Frames
 from objectives.criterion import parse
+from search.ablation import Watch, ablate
 from search.books import Books
 from search.confirm import confirmed
-from search.export_trial import export_trial
+from search.export_trial import chosen, export_trial
 from search.home import Home, StudyFolder, driver, write_text
 from search.launch import launch
 from search.progress import Progress, Silent
@@ -180,6 +181,24 @@ class Study:
         folder, _ = export_trial(self, out, trial=trial, where=where, overwrite=overwrite)
         return folder
 
+    def ablate(
+        self, *, trial: int | None = None, where: str | None = None, seeds: int = 3, watch: Watch = lambda *_: None
+    ) -> dict[str, Any]:
+        """What each policy of the best profile, or of a trial's, is worth; see :func:`search.ablation.ablate`.
+
+        Args:
+            trial: A complete trial's number; left out, the best.
+            where: A further condition on the best.
+            seeds: Runs per variant.
+            watch: Who watches.
+
+        Raises:
+            StudyError: If there is no such trial, or another process runs the study.
+            CriterionError: If the condition does not parse.
+        """
+        found = chosen(self.name, self.books(), trial, where)
+        return ablate(self, found, seeds=seeds, watch=watch)
+
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def books(self) -> Books:
@@ -207,10 +226,11 @@ class Study:
         """One row per decided trial; the columns are those of :class:`dashboards.frames.Frames`."""
         return self.frames().trials
 
-    def frames(self) -> Frames:
-        """The study as tables, for figures and pages."""
-        books = self.books()
+    def frames(self, books: Books | None = None) -> Frames:
+        """The study as tables, for figures and pages; `books`, where they have been read already."""
+        books, state = books or self.books(), self.state
         known = [criterion for criterion in self.file.criteria if criterion.name in books.baseline]
+        best = books.best()
         return tabulate(
             books.results.values(),
             study=self.name,
@@ -219,6 +239,12 @@ class Study:
             baseline=self._baseline(),
             constraints=self.file.constraints,
             bounds={criterion.name: criterion.bound(books.baseline) for criterion in known},
+            task=self.task_name,
+            phase=state.phase,
+            reason=state.reason,
+            wanted=self.file.study.trials,
+            seconds=state.seconds,
+            best=best.number if best is not None else None,
         )
 
     def policy(self) -> SearchPolicy:

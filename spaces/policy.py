@@ -173,6 +173,27 @@ class Policy:
         """The knobs that act, with their values."""
         return {name: getattr(self, name) for name in self.knobs() if self.acts(name, profile)}
 
+    def changed(self, values: Mapping[str, Value], profile: Mapping[str, Policy] | None = None) -> Self:
+        """The same policy with some values changed; knobs that do not act any more go back to their default.
+
+        Args:
+            values: By knob.
+            profile: The policies that stand beside it.
+
+        Raises:
+            ProfileError: If a value is out of range.
+        """
+        draft = object.__new__(type(self))
+        drafted = {name: getattr(self, name) for name in self.knobs()} | dict(values)
+        for name, value in drafted.items():
+            object.__setattr__(draft, name, value)
+        acting: dict[str, Any] = {name: value for name, value in drafted.items() if draft.acts(name, profile)}
+        return type(self)(**acting)
+
+    def controls(self) -> Mapping[str, Policy]:
+        """What shows whether this policy's own choice of connections pays: the same but for that choice, by name."""
+        return {}
+
     def within(self, profile: Mapping[str, Policy]) -> Self:
         """This policy as it acts beside the others; overridden where another policy fixes one of its knobs."""
         return self

@@ -70,6 +70,9 @@ class PruningPolicy(Policy):
     merge: Annotated[bool, CategoricalDistribution((False, True)), When("granularity", ("channel",))] = False
     exclude: Annotated[str, CategoricalDistribution(("none", "first", "last", "both"))] = "none"
 
+    def controls(self) -> Mapping[str, Policy]:
+        return {criterion: self.changed({"criterion": criterion}) for criterion in ("random", "magnitude")}
+
     def within(self, profile: Mapping[str, Policy]) -> Self:
         if self.acts("schedule", profile):
             return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -76,6 +77,10 @@ class ReconnectionPolicy(Policy):
         When("granularity", ("weight",)),
     ] = "uniform"
     protect: Annotated[int, IntDistribution(0, 3), Limits(0, 10), When("granularity", ("weight",))] = 1
+
+    def controls(self) -> Mapping[str, Policy]:
+        """What comes back at random. What would come back by magnitude is what pruning keeps: see it without this."""
+        return {"random": self.changed({"criterion": "random"} if self.mode == "gmp_regrow" else {"mode": "set"})}
 
     def decision_steps(self, steps: int) -> tuple[int, ...]:
         return periodic(steps, self.interval, self.t_end)

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from search.ablation import cells_of
 from search.console import (
     best_table,
     duration,
@@ -39,6 +40,8 @@ def exit_code(verb: str, answer: Answer) -> int:
         return 0 if answer["fit"] else 1
     if verb in ("run", "demo") and answer["state"] == "stopped" and answer["reason"] == "interrupted":
         return 130
+    if verb == "ablate":
+        return 130 if answer["interrupted"] else 0
     if verb in ("run", "demo", "best"):
         return 0 if answer["best"] and answer["best"]["feasible"] else 1
     return 0
@@ -131,6 +134,29 @@ def compare_answer(found: Answer) -> RenderableType:
     return Group(table, Text("The profiles are the same.", style="dim"))
 
 
+def ablate_answer(found: Answer) -> RenderableType:
+    """What each policy is worth."""
+    table = Table(
+        title=f"Trial {found['trial']} of {found['study']}", title_justify="left", title_style="bold", box=None
+    )
+    table.add_column("variant")
+    for name in found["measures"]:
+        table.add_column(name, justify="right")
+        table.add_column("difference", justify="right")
+    for row in found["rows"]:
+        cells = [
+            Text(cell, style="dim" if cell.startswith("(") else "")
+            for n in found["measures"]
+            for cell in cells_of(row, n)
+        ]
+        table.add_row(row["label"], *cells)
+    failed = [f"{row['label']}: {reason}" for row in found["rows"] for reason in row["reasons"]]
+    end = f"{found['seeds']} fresh seeds, paired; (in brackets): within noise; see the study's run in MLflow"
+    if found["interrupted"]:
+        end = f"Some runs are missing: pleach ablate {found['study']} goes on where it was."
+    return Group(table, *(Text(line, style="red") for line in failed), Text(end, style="dim"))
+
+
 def export_answer(found: Answer) -> RenderableType:
     """What was written."""
     text = Text(f"trial {found['trial']} is in {found['out']}", style="" if found["feasible"] else "yellow")
@@ -143,6 +169,11 @@ def init_answer(found: Answer) -> RenderableType:
     """What was written, and what to do with it."""
     file = found["file"]
     return Group(Text(f"wrote {file}\n"), _next([f"pleach check {file}", f"pleach run {file}"]))
+
+
+def report_answer(found: Answer) -> RenderableType:
+    """What was written."""
+    return Text(f"wrote {found['out']}, {found['bytes'] / 1e6:.1f} MB: open it in a browser, it needs no internet")
 
 
 def stop_answer(found: Answer) -> RenderableType:
@@ -185,11 +216,13 @@ RENDER: Mapping[str, Callable[[Answer], RenderableType]] = {
     "run": run_answer,
     "demo": demo_answer,
     "best": best_answer,
+    "ablate": ablate_answer,
     "check": check_answer,
     "compare": compare_answer,
     "export": export_answer,
     "doctor": doctor_answer,
     "init": init_answer,
+    "report": report_answer,
     "stop": stop_answer,
     "watch": study_tables,
 }

@@ -200,6 +200,40 @@ class Record:
         self.store.log(parent, tags={"study.state": state})
         self.store.end(parent, "FAILED" if state == "failed" else "FINISHED")
 
+    def ablation(self, trial: int, rows: Sequence[Mapping[str, Any]], files: Mapping[str, str]) -> None:
+        """Write what each policy of a trial's profile is worth: a run per variant, the table with the study's run.
+
+        Args:
+            trial: Whose profile it is.
+            rows: As :func:`search.ablation.compared` gives them.
+            files: Texts by name.
+
+        Raises:
+            StorageError: If the database cannot be used.
+        """
+        now = _now()
+        for row in rows:
+            mark = {"ablation": row["label"], "ablation.trial": str(trial)}
+            known = [run for run in self.store.children(self.parent) if mark.items() <= run.data.tags.items()]
+            tags = {"study": self.study, "trial.state": "ablation"} | mark
+            name = f"ablation {trial}: {row['label']}"
+            run = known[0].info.run_id if known else self.store.create(name, tags, parent=self.parent, start=now)
+            points = [
+                (f"{group}{metric_name(measure)}", 0, float(value), now)
+                for group, key, figure in (
+                    ("", "scores", "mean"),
+                    ("deviation/", "scores", "deviation"),
+                    ("difference/", "difference", "mean"),
+                )
+                for measure, found in row[key].items()
+                if found is not None and (value := found[figure]) is not None
+            ]
+            points += [(f"{policy}/decisions", 0, count, now) for policy, count in row["decisions"].items()]
+            self.store.log(run, points=points, tags=tags)
+            self.store.end(run, "FINISHED" if row["seeds"] else "FAILED")
+        for name, text in files.items():
+            self.store.text(self.parent, text, f"ablations/{trial}/{name}")
+
     def _open(self) -> None:
         try:
             from search.record.store import Store  # takes a second to import: here it does so in the background

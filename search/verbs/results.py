@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from search.verbs import shared
-from search.verbs.shared import HomeOption, JsonOption, NameArgument, WhereOption
+from search.verbs.shared import HomeOption, JsonOption, NameArgument, QuietOption, WhereOption
 
 verbs = typer.Typer()
 
@@ -49,3 +49,20 @@ def export(
 
     study = shared.study(name, home)
     shared.answer(lambda: export_best(study, out, trial=trial, where=where, force=force), json, "export")
+
+
+@verbs.command(rich_help_panel="Results")
+def ablate(
+    name: NameArgument,
+    home: HomeOption = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="A trial; else the best.")] = None,
+    where: WhereOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per variant, each with a fresh seed.")] = 3,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """What each policy of the best profile is worth: without it, and with a control in its place, at equal budget."""
+    from search.commands.ablate import ablate_study
+
+    study, console = shared.study(name, home), shared.progress(quiet)
+    shared.answer(lambda: ablate_study(study, trial=trial, where=where, seeds=seeds, console=console), json, "ablate")
