@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from search.installation import check_installation
-from search.verbs import places, results, shared, studies
+from search.verbs import devices, places, results, shared, studies
 from search.verbs.shared import BAD_INPUT, BUG, INTERRUPTED, HomeOption
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(studies.verbs)
 app.add_typer(results.verbs)
+app.add_typer(devices.verbs)
 app.add_typer(places.verbs)
 
 

@@ -18,10 +18,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from objectives.task import Task
 from search.artifact.card import card
+from search.artifact.described import described
 from search.artifact.manifest import MANIFEST, read_manifest, verified, write_manifest
 from search.artifact.network import ARCHITECTURE, WEIGHTS, assembled, read_network, save_network
 from search.artifact.parity import compared, outputs_in_fresh_process, outputs_of
+from search.formats.written import NOTES, write_formats
 from search.machine import hardware
 from search.result import TaskReference
 from spaces.errors import ExportError, StorageError
@@ -45,6 +48,10 @@ def export(
     ledger: Ledger | None = None,
     title: str = "",
     overwrite: bool = False,
+    original: nn.Module | None = None,
+    formats: Sequence[str] = (),
+    data: Task | None = None,
+    timed: float = 0.0,
 ) -> Path:
     """Write a network and all that is known of it into a new folder.
 
@@ -60,6 +67,11 @@ def export(
         ledger: What was switched on and off.
         title: Of the card; left out: the name of the folder.
         overwrite: Replace an earlier export in `out`; never anything else.
+        original: The network before compression: its graph, without weights, goes along for `pleach bench`.
+        formats: Further formats, of :data:`search.formats.written.FILES`; what cannot be written is left out, and
+            ``parity.json`` says why.
+        data: The task itself; its validation inputs calibrate int8.
+        timed: Seconds for which the network is timed beside the original per runtime and batch; 0 times nothing.
 
     Returns:
         The folder.
@@ -76,8 +88,8 @@ def export(
     except OSError as error:
         raise StorageError(f"{out} cannot be written ({error.strerror}): choose a folder that can") from error
     try:
-        described = save_network(folder, network, example_inputs, weights=WEIGHTS)
-        rebuild = described.get("rebuild")
+        stored = save_network(folder, network, example_inputs, weights=WEIGHTS)
+        rebuild = stored.get("rebuild")
         _write_json(folder / "profile.json", profile.to_dict())
         if search_policy is not None:
             _write_json(folder / "search_policy.json", search_policy.to_dict())
@@ -86,14 +98,19 @@ def export(
         figures = {"baseline": _finite(baseline), "compressed": _finite(metrics), "hardware": hardware()}
         if task is not None:
             figures["task"] = task.target
-        _write_json(folder / "metrics.json", figures)
         write_manifest(folder, rebuild)
         parity = _parity(folder, network, example_inputs, rebuild)
+        made = write_formats(folder, network, example_inputs, formats, data)
+        parity |= {"formats": made.parity, "left_out": made.left_out}
+        execution = described(folder, network, original, example_inputs, made, seconds=timed)
+        figures |= {"timings": execution.pop("timings", None)} if timed else {}
+        _write_json(folder / "metrics.json", figures)
         _write_json(folder / "parity.json", parity)
+        _write_json(folder / "execution.json", execution)
         names = [*(path.name for path in folder.iterdir()), "README.md"]
-        text = card(title or out.name, profile, figures, ledger, parity, rebuild, tuple(sorted(names)))
+        text = card(title or out.name, profile, figures, ledger, parity, rebuild, tuple(sorted(names)), execution)
         (folder / "README.md").write_text(text, encoding="utf-8")
-        write_manifest(folder, rebuild)
+        write_manifest(folder, rebuild, {name: note for name, note in NOTES.items() if name in made.contents})
         _settle(folder, out)
     except OSError as error:
         if isinstance(error, StorageError):

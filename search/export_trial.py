@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,27 @@ from objectives.objective import OBJECTIVES
 from objectives.task import Task
 from search.books import Books
 from search.export import export, read_network
+from search.formats.onnx_file import missing
 from search.result import TrialResult
 from spaces.errors import ExportError, StudyError
+from spaces.profile import CompressionProfile
 
 if TYPE_CHECKING:
     from search.study import Study
 
+#: How long an exported network is timed beside the original, per runtime and batch.
+SECONDS = 0.5
+
 
 def export_trial(
-    study: Study, out: str | Path, *, trial: int | None = None, where: str | None = None, overwrite: bool = False
+    study: Study,
+    out: str | Path,
+    *,
+    trial: int | None = None,
+    where: str | None = None,
+    overwrite: bool = False,
+    formats: Sequence[str] | None = None,
+    timed: float = SECONDS,
 ) -> tuple[Path, TrialResult]:
     """Export a study's best trial, or the one that is named.
 
@@ -33,6 +45,8 @@ def export_trial(
         trial: Its number; left out, the best.
         where: A further condition on the best, e.g. ``macs <= 2e5``.
         overwrite: Replace an earlier export.
+        formats: Beside safetensors; left out, `formats_for` its profile.
+        timed: Seconds for which it is timed beside the original, per runtime and batch; 0 times nothing.
 
     Returns:
         The folder, and the trial.
@@ -60,8 +74,19 @@ def export_trial(
         ledger=result.ledger,
         title=f"{study.name}, trial {result.number}",
         overwrite=overwrite,
+        original=task.network().eval(),
+        formats=formats_for(result.request.profile) if formats is None else formats,
+        data=task,
+        timed=timed,
     )
     return folder, result
+
+
+def formats_for(profile: CompressionProfile) -> tuple[str, ...]:
+    """ONNX where it can be written and torch.export's archive; int8 where the profile lowers the bits."""
+    onnx = () if missing() else ("onnx",)
+    int8 = ("int8",) if onnx and "granularity" in profile.policies else ()
+    return (*onnx, *int8, "pt2")
 
 
 def chosen(study: str, books: Books, trial: int | None = None, where: str | None = None) -> TrialResult:

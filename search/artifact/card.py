@@ -16,7 +16,12 @@ _FILES: Mapping[str, str] = {
     "architecture.json": "the network as data; loading it runs no code of the file",
     "metrics.json": "all figures, baseline beside compressed, and the hardware",
     "ledger.json": "every connection that was created or pruned, by layer and iteration",
-    "parity.json": "how far the reloaded network's outputs are from those in memory",
+    "model.onnx": "the network for onnxruntime, any batch",
+    "model.int8.onnx": "the same in int8, calibrated on validation inputs",
+    "model.pt2": "the network for torch.export.load; open it only where this folder comes from a friend",
+    "baseline.json": "the graph before compression, without weights, for `pleach bench`",
+    "execution.json": "layer by layer: what really runs, what is only simulated, and what it gains",
+    "parity.json": "how far the reloaded network's outputs are from those in memory, in every format",
     "manifest.json": "size and sha256 of every file; loading checks them first",
 }
 
@@ -29,6 +34,7 @@ def card(
     parity: Mapping[str, Any],
     rebuild: Mapping[str, Any] | None,
     files: tuple[str, ...],
+    execution: Mapping[str, Any],
 ) -> str:
     """The text of the card, Markdown.
 
@@ -40,8 +46,12 @@ def card(
         parity: The contents of ``parity.json``.
         rebuild: ``{class, args, reason}`` of a network that needs its own class, else None.
         files: Names of the files in the folder.
+        execution: The contents of ``execution.json``.
     """
-    parts = [f"# {title}", "A network compressed by Pleach.", _use(rebuild), _figures(figures), _profile(profile)]
+    parts = [f"# {title}", "A network compressed by Pleach.", _use(rebuild), _figures(figures)]
+    if figures.get("timings"):
+        parts.append(_timings(figures["timings"]["rows"], execution.get("recommended", {})))
+    parts.append(_profile(profile))
     if ledger is not None:
         parts.append(
             "## Connections\n\n"
@@ -71,6 +81,24 @@ def _figures(figures: Mapping[str, Any]) -> str:
         change = f"{after / before:.3g} x" if before and after is not None else ""
         rows.append(f"| {name} | {_number(before)} | {_number(after)} | {change} |")
     return "\n".join([*rows, "", f"Measured on {figures['hardware']}."])
+
+
+def _timings(rows: list[Mapping[str, Any]], recommended: Mapping[str, str]) -> str:
+    lines = [
+        "## Speed",
+        "",
+        "Beside the baseline, in turn; efficiency is the speed-up by the ratio of multiply-accumulates.",
+        "",
+        "| file | runtime | batch | threads | baseline | median | 95 % | speed-up | efficiency |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{row['what']}` | {row['runtime']} | {row['batch']} | {row['threads']} | {row['baseline_ms']:.3g} ms "
+        f"| {row['p50_ms']:.3g} ms | {row['p95_ms']:.3g} ms | {row['speedup']:.2f} x | {row['efficiency']:.2f} |"
+        for row in rows
+    ]
+    said = [f"batch {batch}: `{file}`" for batch, file in recommended.items()]
+    return "\n".join([*lines, *(["", f"Fastest here: {', '.join(said)}."] if said else [])])
 
 
 def _profile(profile: CompressionProfile) -> str:

@@ -36,21 +36,35 @@ class Manifest:
         files: Size in bytes and sha256 by file name.
         rebuild: ``{class, args, reason}`` of a network that is stored without its graph, else None.
         versions: Of what wrote the export.
+        unread: Files for other loaders, and for which: Pleach's own checks their sums and does not look into them.
     """
 
     files: Mapping[str, tuple[int, str]]
     rebuild: Mapping[str, Any] | None
     versions: Mapping[str, str]
+    unread: Mapping[str, str]
 
 
-def write_manifest(folder: Path, rebuild: Mapping[str, Any] | None) -> None:
-    """Take stock of a folder: every file in it becomes part of the export."""
+def write_manifest(folder: Path, rebuild: Mapping[str, Any] | None, unread: Mapping[str, str] | None = None) -> None:
+    """Take stock of a folder: every file in it becomes part of the export.
+
+    Args:
+        folder: Of the export.
+        rebuild: ``{class, args, reason}`` of a network that needs its own class, else None.
+        unread: What to say of files that are for other loaders.
+    """
     files: dict[str, dict[str, object]] = {}
     for path in sorted(folder.iterdir()):
         if path.name != MANIFEST:
             contents = path.read_bytes()
             files[path.name] = {"size": len(contents), "sha256": hashlib.sha256(contents).hexdigest()}
-    data = {"schema": SCHEMA, "versions": versions(), "files": files, "rebuild": rebuild}
+    data = {
+        "schema": SCHEMA,
+        "versions": versions(),
+        "files": files,
+        "rebuild": rebuild,
+        "unread": dict(unread or {}),
+    }
     (folder / MANIFEST).write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -64,14 +78,17 @@ def read_manifest(folder: Path) -> Manifest:
     if data.get("schema") != SCHEMA:
         raise ExportError(f"an export's schema must be {SCHEMA}, but is {data.get('schema')!r}: export it again")
     files, rebuild, made_with = data.get("files"), data.get("rebuild"), data.get("versions")
+    unread = data.get("unread", {})
     if (
-        set(data) != {"schema", "versions", "files", "rebuild"}
+        set(data) - {"unread"} != {"schema", "versions", "files", "rebuild"}
+        or not isinstance(unread, dict)
+        or not all(isinstance(note, str) for note in unread.values())
         or not isinstance(files, dict)
         or not isinstance(made_with, dict)
         or not (rebuild is None or isinstance(rebuild, dict))
     ):
         raise ExportError(f"{MANIFEST} must hold schema, versions, files and rebuild, but does not: export it again")
-    return Manifest({name: _entry(name, entry) for name, entry in files.items()}, rebuild, made_with)
+    return Manifest({name: _entry(name, entry) for name, entry in files.items()}, rebuild, made_with, unread)
 
 
 def verified(folder: Path, manifest: Manifest, wanted: tuple[str, ...]) -> dict[str, bytes]:

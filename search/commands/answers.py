@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.ablation import cells_of
+from search.commands.device_answers import bench_answer, sensitivity_answer
 from search.console import (
     best_table,
     duration,
@@ -215,11 +216,13 @@ def _next(lines: list[str]) -> Text:
 RENDER: Mapping[str, Callable[[Answer], RenderableType]] = {
     "run": run_answer,
     "demo": demo_answer,
+    "bench": bench_answer,
     "best": best_answer,
     "ablate": ablate_answer,
     "check": check_answer,
     "compare": compare_answer,
     "export": export_answer,
+    "sensitivity": sensitivity_answer,
     "doctor": doctor_answer,
     "init": init_answer,
     "report": report_answer,

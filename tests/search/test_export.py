@@ -54,10 +54,16 @@ def test_an_export_loads_bitwise_in_evaluation_mode(whole: Path) -> None:
 
 def test_an_export_holds_what_it_promises(whole: Path) -> None:
     expected = {"README.md", "architecture.json", "ledger.json", "manifest.json", "metrics.json", "model.safetensors"}
-    assert {path.name for path in whole.iterdir()} == expected | {"parity.json", "profile.json", "search_policy.json"}
+    assert {path.name for path in whole.iterdir()} == expected | {
+        "execution.json",
+        "parity.json",
+        "profile.json",
+        "search_policy.json",
+    }
     manifest = json.loads((whole / "manifest.json").read_text())
-    assert set(manifest) == {"schema", "versions", "files", "rebuild"}
+    assert set(manifest) == {"schema", "versions", "files", "rebuild", "unread"}
     assert manifest["rebuild"] is None
+    assert manifest["unread"] == {}
     for name, entry in manifest["files"].items():
         data = (whole / name).read_bytes()
         assert entry == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
