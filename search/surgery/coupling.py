@@ -250,6 +250,8 @@ class Coupling(fx.Interpreter):
         read = self.sizes[name, "channels"] = self._channels(x, x.value.ndim - 1 if module.last else 1)
         for weight in module.reads():
             self.slot(weight, weight.ndim - 1, "held", read)
+        for buffer in (module.center, module.scale):
+            self.slot(buffer, 0, "kept", read)
         if not module.width:
             return ()
         labels = self.sizes[name, "width"] = self.slot(module.member, 0, "kept")

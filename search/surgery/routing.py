@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from objectives.execution import Gate, computed_for, gated, gates
@@ -24,6 +24,12 @@ from spaces.routing import STATIC, RoutingPolicy
 
 #: Training batches on which it is seen which gates have turned static.
 BATCHES = 8
+#: Bits: a gate whose entropy is above this may yet change its mind.
+SURE = 0.3
+#: Slope that the cost always has for a gate's value, beside that of its probability.
+LEAK = 0.01
+#: Norm to which the gradient of one gate is clipped.
+STEEPEST = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,9 @@ class Routing(Mechanism):
         self._share = {gate_name(block): block.macs / total for block in self._blocks}
         for block in self._blocks:
             self._add(site, site.graph, block)
+        if site.task is not None:
+            for gate, pooled in self._heard(lambda gate, x: gate.pooled(x), step=0):
+                gate.standardize(pooled)
         site.rewired()
         site.barred = self._bars
         self._use: dict[str, _Use] = {}
@@ -84,8 +93,9 @@ class Routing(Mechanism):
                 continue
             gate.latest = None
             p_BU = torch.sigmoid(z_BU / self._annealing.tau)
-            # What inference will pay, with the gradient of the probability.
-            g_BU = gate.choices(z_BU.detach()) - p_BU.detach() + p_BU
+            # What inference will pay, with the gradient of the probability; a little more, so that none is ever stuck.
+            slope_BU = p_BU + LEAK * z_BU
+            g_BU = gate.choices(z_BU.detach()) - slope_BU.detach() + slope_BU
             free_U = torch.tensor([not gate.forced or f < 0 for f in gate.forced or [-1] * gate.units])
             cost = cost.to(z_BU.device) + self._share[name] * (g_BU.mean(0) * gate.parts()).sum()
             if bool(free_U.any()):
@@ -98,6 +108,11 @@ class Routing(Mechanism):
             for weight in skip_weights(self.site.graph, self._skips):
                 loss = loss + self.policy.l1 * weight.abs().sum()
         return loss
+
+    def after_backward(self, clock: Clock) -> None:
+        # One steep batch would otherwise throw a gate so far open, or shut, that it never moves again.
+        for gate in self._gates().values():
+            torch.nn.utils.clip_grad_norm_(gate.parameters(), STEEPEST)
 
     def after_step(self, clock: Clock) -> None:
         if clock.step not in self._decisions:
@@ -227,26 +242,33 @@ class Routing(Mechanism):
     @torch.no_grad()
     def _looked(self, step: int) -> dict[str, _Use]:
         """What every gate does with some training samples, in evaluation."""
-        site, found = self.site, dict[str, list[Tensor]]()
-        free = self._gates()
-        handles = [
-            gate.register_forward_pre_hook(_listening(found.setdefault(name, []), gate)) for name, gate in free.items()
-        ]
-        try:
-            with evaluating(site.network):
-                for inputs, _ in site.batches(BATCHES, step):
-                    call(site.network, move(inputs, site.device))
-        finally:
-            for handle in handles:
-                handle.remove()
         tau = self.policy.tau_end
         uses = {}
-        for name, scores in found.items():
-            z_BU = torch.cat(scores)
-            mean_U = free[name].choices(z_BU).mean(0)
+        names = {gate: name for name, gate in self._gates().items()}
+        for gate, z_BU in self._heard(lambda gate, x: gate.scores(x), step):
+            name, mean_U = names[gate], gate.choices(z_BU).mean(0)
             spread = float(binary_entropy(mean_U).mean())
             uses[name] = _Use(tuple(mean_U.tolist()), float(entropy(z_BU / tau).mean()), spread)
         return uses
+
+    @torch.no_grad()
+    def _heard(self, what: Callable[[RoutingGate, Tensor], Tensor], step: int) -> list[tuple[RoutingGate, Tensor]]:
+        """Something of what every gate reads, over some training samples, in evaluation; (samples, ...) by gate."""
+        found: dict[RoutingGate, list[Tensor]] = {gate: [] for gate in self._gates().values()}
+
+        def listen(gate: nn.Module, args: tuple[Tensor, ...]) -> None:
+            assert isinstance(gate, RoutingGate)
+            found[gate].append(what(gate, args[0]))
+
+        handles = [gate.register_forward_pre_hook(listen) for gate in found]
+        try:
+            with evaluating(self.site.network):
+                for inputs, _ in self.site.batches(BATCHES, step):
+                    call(self.site.network, move(inputs, self.site.device))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [(gate, torch.cat(values)) for gate, values in found.items()]
 
     def _settle(self, *, last: bool) -> None:
         """Fix what hardly any sample takes, and at the end also what nearly all take."""
@@ -254,7 +276,7 @@ class Routing(Mechanism):
             gate = self._gates()[name]
             forced = list(gate.forced or [-1] * gate.units)
             for unit, share in enumerate(use.open):
-                if forced[unit] < 0 and share < STATIC:
+                if forced[unit] < 0 and share < STATIC and (last or use.entropy < SURE):
                     forced[unit] = 0
                 elif forced[unit] < 0 and share > 1 - STATIC and last:
                     forced[unit] = 1
@@ -275,13 +297,6 @@ def entropy(z: Tensor) -> Tensor:
 def binary_entropy(p: Tensor) -> Tensor:
     """Entropy, in bits, of a choice of probability p; 0 where it is certain."""
     return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / math.log(2)
-
-
-def _listening(scores: list[Tensor], gate: RoutingGate) -> Callable[[object, tuple[Tensor, ...]], None]:
-    def listen(_module: object, args: tuple[Tensor, ...]) -> None:
-        scores.append(gate.scores(args[0]))
-
-    return listen
 
 
 def _width(block: Block) -> int:

@@ -36,7 +36,7 @@ class Annealing:
 
 
 class RoutingGate(Gate):
-    """z = w2 . relu(W1 . pooled(x)) + b, open where z > 0.
+    """z = w2 . relu(W1 . pooled(x)) + b, open where z > 0; what is pooled is centred and scaled by fixed numbers.
 
     In evaluation its outputs are exactly 0 or 1. In training they are the choice with a gradient through its
     probability, or the probability itself where both paths are blended.
@@ -54,6 +54,8 @@ class RoutingGate(Gate):
     """
 
     member: Tensor
+    center: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -73,6 +75,8 @@ class RoutingGate(Gate):
         self.first = nn.Parameter(torch.zeros(hidden, channels)) if hidden else None
         self.second = nn.Parameter(torch.zeros(units, hidden or channels))
         self.bias = nn.Parameter(torch.zeros(units))
+        self.register_buffer("center", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
         if width:
             # Which choice each channel follows.
             self.register_buffer("member", torch.arange(width) * units // width)
@@ -89,6 +93,12 @@ class RoutingGate(Gate):
                 drawn = torch.randn(weight.shape, generator=generator) * scale / self.channels**0.5
                 weight.copy_(drawn.to(weight))
 
+    @torch.no_grad()
+    def standardize(self, pooled_BC: Tensor) -> None:
+        """Centre and scale what is read as these samples have it: else all of them look much alike to a gate."""
+        self.center.copy_(pooled_BC.mean(0))
+        self.scale.copy_(1 / pooled_BC.std(0).clamp_min(1e-3))
+
     def reads(self) -> list[Tensor]:
         """The parameters whose last dimension counts the channels that are read."""
         return [w for w in (self.query, self.first if self.hidden else self.second) if w is not None]
@@ -101,7 +111,7 @@ class RoutingGate(Gate):
 
     def scores(self, x: Tensor) -> Tensor:
         """z, (B, U)."""
-        pooled_BC = self._pooled(x)
+        pooled_BC = (self.pooled(x) - self.center) * self.scale
         if self.first is not None:
             pooled_BC = F.relu(F.linear(pooled_BC, self.first))
         return F.linear(pooled_BC, self.second, self.bias)
@@ -147,7 +157,8 @@ class RoutingGate(Gate):
         places = [1] * (self.ndim - 2)
         return g_BW.view(len(g_BW), *places, -1) if self.last else g_BW.view(len(g_BW), -1, *places)
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def pooled(self, x: Tensor) -> Tensor:
+        """What is read of each channel, (B, C)."""
         if x.ndim == 2:
             return x
         if self.query is None:
