@@ -6,11 +6,13 @@ from search.surgery.granularity import Granularity
 from search.surgery.mechanism import Mechanism
 from search.surgery.pruning import Pruning
 from search.surgery.reconnection import Reconnection
+from search.surgery.resonance import Resonance
 from search.surgery.routing import Routing
 from spaces.granularity import GranularityPolicy
 from spaces.profile import CompressionProfile
 from spaces.pruning import PruningPolicy
 from spaces.reconnection import ReconnectionPolicy
+from spaces.resonance import ResonancePolicy
 from spaces.routing import RoutingPolicy
 
 
@@ -27,4 +29,6 @@ def mechanisms_for(profile: CompressionProfile) -> list[Mechanism]:
         found.append(pruning)
     if (reconnection := profile.get(ReconnectionPolicy)) is not None:
         found.append(Reconnection(reconnection, pruning))
+    if (resonance := profile.get(ResonancePolicy)) is not None:
+        found.append(Resonance(resonance, pruning))
     return found

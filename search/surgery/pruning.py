@@ -101,12 +101,14 @@ class Pruning(Mechanism):
         return name in self._layers or name in self._fixed
 
     @property
+    def progress(self) -> float:
+        """The share of the way to the end state that has been gone, in [0, 1]."""
+        return self.policy.sparsity_at(self._cuts - 1, len(self._decisions)) if self._cuts else 0.0
+
+    @property
     def pattern(self) -> tuple[int, int] | None:
         """The N:M pattern that holds by now; None where the policy has none."""
-        if self.policy.granularity != "nm":
-            return None
-        progress = self.policy.sparsity_at(self._cuts - 1, len(self._decisions)) if self._cuts else 0.0
-        return self._keep(progress), self._pattern[1]
+        return (self._keep(self.progress), self._pattern[1]) if self.policy.granularity == "nm" else None
 
     def before_forward(self, clock: Clock) -> None:
         if self._activation is not None:
