@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search.surgery.connectivity import Connectivity, Index
+from search.surgery.closing import Index
+from search.surgery.connectivity import Connectivity
 
 #: How channels hang together: by labels that flow through the graph, with groups and heads as a whole or thinned
 #: alike; inside of one module of torch; or as torch-pruning finds it where there is no graph.

@@ -10,16 +10,16 @@ network's keys throughout, so weights go in and out of a network under surgery a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from objectives.execution import Gate
 from objectives.maskable import maskable
+from search.surgery.books import Books
+from search.surgery.closing import Closings
 from spaces.errors import NetworkError
-from spaces.ledger import Event, Ledger
+from spaces.ledger import Ledger
 
 if TYPE_CHECKING:
     from search.surgery.channels import Channel, ChannelGroup
@@ -45,43 +45,49 @@ class Connectivity:
             )
         self.masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in self.weights.items()}
         self.optimizer: TrainingOptimizer | None = None
-        self.iteration = 0
         self._network = network
         self._off = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
         self._ever_pruned = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
         self.ever_created = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
-        self._active = {name: mask.numel() for name, mask in self.masks.items()}
-        self._start = dict(self._active)
-        self._booked: dict[tuple[int, str, str, str], tuple[int, int]] = {}
-        # Channels that are masked: how many closings cover an entry, and what stood there before.
-        self._closings: dict[str, Tensor] = {}
-        self._shadow: dict[str, Tensor] = {}
-        self._held: dict[str, Tensor] = {}
-        self.closed: dict[tuple[str, int], Channel] = {}
+        self._books = Books({name: mask.numel() for name, mask in self.masks.items()})
+        self._closings = Closings(network)
         #: Connections that are the last to be dropped or pruned, because they are new.
         self.spared: dict[str, Tensor] = {}
 
     # -- what is ----------------------------------------------------------------------------------------------------
 
     @property
+    def iteration(self) -> int:
+        """The iteration under which changes are booked."""
+        return self._books.iteration
+
+    @iteration.setter
+    def iteration(self, iteration: int) -> None:
+        self._books.iteration = iteration
+
+    @property
     def active(self) -> Mapping[str, int]:
         """Active connections per layer."""
-        return self._active
+        return self._books.active
+
+    @property
+    def closed(self) -> Mapping[tuple[str, int], Channel]:
+        """The masked channels."""
+        return self._closings.closed
 
     @property
     def size(self) -> int:
         """All connections that the network started with."""
-        return sum(self._start.values())
+        return sum(self._books.start.values())
 
     def recount(self) -> dict[str, int]:
         """Active connections per layer, counted from the masks."""
-        left = dict.fromkeys(self._active, 0)
+        left = dict.fromkeys(self.active, 0)
         return left | {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
 
     def free(self, layer: str) -> Tensor | None:
         """Entries of a layer that no masked channel covers; None where none is covered."""
-        closings = self._closings.get(layer)
-        return None if closings is None else closings == 0
+        return self._closings.free(layer)
 
     def spared_last(self, layer: str, scores: Tensor) -> Tensor:
         """The same scores with those of spared connections raised above all others."""
@@ -114,8 +120,7 @@ class Connectivity:
 
     def ledger(self, receipts: Mapping[str, Mapping[str, float]] | None = None) -> Ledger:
         """The books so far; changes of one reason within one iteration and layer stand in one line."""
-        events = tuple(Event(*key, created, pruned) for key, (created, pruned) in self._booked.items())
-        return Ledger(events, dict(self._start), dict(receipts or {}))
+        return self._books.ledger(receipts)
 
     # -- what joins and leaves ------------------------------------------------------------------------------------
 
@@ -133,11 +138,9 @@ class Connectivity:
         self._off[layer] = torch.ones_like(weight, dtype=torch.bool)
         self._ever_pruned[layer] = torch.zeros_like(weight, dtype=torch.bool)
         self.ever_created[layer] = torch.zeros_like(weight, dtype=torch.bool)
-        self._active[layer] = 0
-        self._start.setdefault(layer, 0)
+        self._books.enter(layer)
         if within is not None:
-            # A closing that nothing ever takes back.
-            self._closings[layer] = (~within).to(torch.uint8)
+            self._closings.confine(layer, within)
         with torch.no_grad():
             weight.zero_()
         if self.optimizer is not None:
@@ -152,7 +155,8 @@ class Connectivity:
         count = self.prune(layer, self.masks[layer], policy, reason)
         if self.optimizer is not None:
             self.optimizer.release([self.weights[layer]])
-        for tensors in (self.weights, self.masks, self._off, self._ever_pruned, self.ever_created, self._closings):
+        gone = (self.weights, self.masks, self._off, self._ever_pruned, self.ever_created, self._closings.counts)
+        for tensors in gone:
             tensors.pop(layer, None)
         return count
 
@@ -180,7 +184,7 @@ class Connectivity:
             self.weights[layer].masked_fill_(goes, 0)
             if self.optimizer is not None:
                 self.optimizer.forget(self.weights[layer], goes)
-            self._book(layer, policy, reason, 0, count)
+            self._books.write(layer, policy, reason, 0, count)
         return count
 
     @torch.no_grad()
@@ -207,7 +211,7 @@ class Connectivity:
             self.ever_created[layer] |= comes
             if values is not None:
                 self.weights[layer].copy_(torch.where(comes, values, self.weights[layer]))
-            self._book(layer, policy, reason, count, 0)
+            self._books.write(layer, policy, reason, count, 0)
         return count
 
     @torch.no_grad()
@@ -221,14 +225,12 @@ class Connectivity:
             How many connections were switched off.
         """
         closing = [channel for channel in channels if channel.key not in self.closed]
-        self.closed |= {channel.key: channel for channel in closing}
+        self._closings.closed |= {channel.key: channel for channel in closing}
         for name, index in (part for channel in closing for part in channel.held):
-            self._hold(name, index)
-        produced, consumed = self._covered(closing, step=1)
-        for name, where in produced.items():
-            weight = self.weights[name]
-            shadow = self._shadow.setdefault(name, torch.zeros_like(weight))
-            shadow.copy_(torch.where(where, weight, shadow))
+            goes = self._closings.hold(name, index)
+            if self.optimizer is not None:
+                self.optimizer.forget(self._network.get_parameter(name), goes)
+        produced, consumed = self._closings.cover(closing)
         count = sum(self.prune(name, where, policy, reason) for name, where in produced.items())
         return count + sum(self.prune(name, where, policy, "coupled") for name, where in consumed.items())
 
@@ -243,18 +245,14 @@ class Connectivity:
         """
         opening = [channel for channel in channels if channel.key in self.closed]
         for channel in opening:
-            del self.closed[channel.key]
+            del self._closings.closed[channel.key]
         for name, index in (part for channel in opening for part in channel.held):
-            value, keep = self._network.get_parameter(name), self._held[name]
-            comes = _at(value, index) & ~keep
-            value.copy_(torch.where(comes, self._shadow[name], value))
-            keep |= comes
-        produced, consumed = self._covered(opening, step=-1)
+            self._closings.release(name, index)
+        produced, consumed = self._closings.uncover(opening)
         # Consumers first: an entry that is both comes back at 0, or the channel would be heard at once.
         count = sum(self.create(name, where, policy, "coupled") for name, where in consumed.items())
-        return count + sum(
-            self.create(name, where, policy, reason, self._shadow[name]) for name, where in produced.items()
-        )
+        shadow = self._closings.shadow
+        return count + sum(self.create(name, where, policy, reason, shadow[name]) for name, where in produced.items())
 
     def recouple(self, channels: Mapping[tuple[str, int], Channel]) -> None:
         """After the network has been rewired: masked channels also cover what new weights read or compute of them.
@@ -262,21 +260,10 @@ class Connectivity:
         Args:
             channels: All removable channels by key, as they are coupled now; the masked ones are among them.
         """
-        for key, before in list(self.closed.items()):
-            known = {name for name, _ in (*before.produced, *before.consumed)}
-            now = channels[key]
-            fresh = replace(
-                now,
-                produced=tuple(part for part in now.produced if part[0] not in known),
-                consumed=tuple(part for part in now.consumed if part[0] not in known),
-                held=(),
-            )
-            for name, _ in fresh.produced:
-                self._shadow.setdefault(name, torch.zeros_like(self.weights[name]))
-            for covered in self._covered([fresh], step=1):
+        for key in list(self.closed):
+            for covered in self._closings.cover_also(key, channels[key]):
                 for name, where in covered.items():
                     self.prune(name, where, "reconnection", "coupled")
-            self.closed[key] = now
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -286,13 +273,10 @@ class Connectivity:
         every optimizer that adds multiples of these three, which is cheaper than masking weights and momentum again.
         """
         for name, weight in self.weights.items():
-            if weight.grad is not None and self._active[name] < weight.numel():
+            if weight.grad is not None and self.active[name] < weight.numel():
                 # Three times as fast on a processor as filling; where a gradient is no number, all is lost anyway.
                 weight.grad.mul_(self.masks[name])
-        for name, keep in self._held.items():
-            gradient = self._network.get_parameter(name).grad
-            if gradient is not None:
-                gradient.masked_fill_(~keep, 0)
+        self._closings.mask_gradients()
 
     @torch.no_grad()
     def enter_zeros(self) -> int:
@@ -310,33 +294,13 @@ class Connectivity:
 
     def state(self) -> dict[str, Tensor]:
         """Masks, shadows and books as tensors; the inverse of :meth:`load_state`."""
-        names, policies, reasons = list(self._start), *self._vocabulary()
-        rows = [
-            [iteration, names.index(layer), policies.index(policy), reasons.index(reason), created, pruned]
-            for (iteration, layer, policy, reason), (created, pruned) in self._booked.items()
-        ]
-        state = {
-            "books": torch.tensor(rows, dtype=torch.int64).reshape(-1, 6),
-            "layers": _encode(names),
-            "starts": torch.tensor(list(self._start.values()), dtype=torch.int64),
-            "policies": _encode(policies),
-            "reasons": _encode(reasons),
-            "iteration": torch.tensor(self.iteration),
-        }
+        state = self._books.state()
         for kind, tensors in self._tensors().items():
             state |= {f"{kind}/{name}": tensor.clone() for name, tensor in tensors.items()}
         return state
 
     def load_state(self, state: Mapping[str, Tensor], closed: Mapping[tuple[str, int], Channel] | None = None) -> None:
         """Take up what :meth:`state` gave; `closed` are the masked channels, which the caller can name."""
-        names, starts = _decode(state["layers"]), state["starts"].tolist()
-        policies, reasons = _decode(state["policies"]), _decode(state["reasons"])
-        self._start = dict(zip(names, starts, strict=True))
-        self.iteration = int(state["iteration"])
-        self._booked = {
-            (iteration, names[layer], policies[policy], reasons[reason]): (created, pruned)
-            for iteration, layer, policy, reason, created, pruned in state["books"].tolist()
-        }
         for kind, tensors in self._tensors().items():
             tensors.clear()
             device = next(iter(self.weights.values())).device
@@ -349,77 +313,13 @@ class Connectivity:
                 }
             )
         self._off = {name: ~mask for name, mask in self.masks.items()}
-        self._active = dict.fromkeys(names, 0)
-        self._active = self.recount()
-        self.closed = dict(closed or {})
+        self._books.load_state(state, {name: int(mask.count_nonzero()) for name, mask in self.masks.items()})
+        self._closings.closed = dict(closed or {})
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         return {
             "mask": self.masks,
             "pruned": self._ever_pruned,
             "created": self.ever_created,
-            "closings": self._closings,
-            "shadow": self._shadow,
-            "held": self._held,
+            **self._closings.tensors(),
         }
-
-    def _vocabulary(self) -> tuple[list[str], list[str]]:
-        return sorted({key[2] for key in self._booked}), sorted({key[3] for key in self._booked})
-
-    def _hold(self, name: str, index: Index) -> None:
-        value = self._network.get_parameter(name)
-        keep = self._held.setdefault(name, torch.ones_like(value, dtype=torch.bool))
-        shadow = self._shadow.setdefault(name, torch.zeros_like(value))
-        goes = _at(value, index) & keep
-        if not isinstance(self._network.get_submodule(name.rpartition(".")[0]), Gate):
-            # What a gate reads of a channel comes back at 0, or a revived channel would change its choice.
-            shadow.copy_(torch.where(goes, value, shadow))
-        keep &= ~goes
-        value.masked_fill_(goes, 0)
-        if self.optimizer is not None:
-            self.optimizer.forget(value, goes)
-
-    def _covered(self, channels: Iterable[Channel], step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Count one closing more or fewer over the channels' entries; say which they are, per producer and consumer."""
-        covered: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        for channel in channels:
-            for found, slices in zip(covered, (channel.produced, channel.consumed), strict=True):
-                for name, index in slices:
-                    weight = self.weights[name]
-                    if name not in self._closings:
-                        self._closings[name] = torch.zeros_like(weight, dtype=torch.uint8)
-                    if name not in found:
-                        found[name] = torch.zeros_like(weight, dtype=torch.bool)
-                    place = _place(index)
-                    self._closings[name][place] += step
-                    found[name][place] = True
-        return covered
-
-    def _book(self, layer: str, policy: str, reason: str, created: int, pruned: int) -> None:
-        self._active[layer] += created - pruned
-        key = (self.iteration, layer, policy, reason)
-        before = self._booked.get(key, (0, 0))
-        self._booked[key] = (before[0] + created, before[1] + pruned)
-
-
-#: Positions along the first dimensions of a tensor, one tensor each; every combination is meant.
-Index = tuple[Tensor, ...]
-
-
-def _place(index: Index) -> Index:
-    return tuple(positions.view([-1 if d == i else 1 for d in range(len(index))]) for i, positions in enumerate(index))
-
-
-def _at(tensor: Tensor, index: Index) -> Tensor:
-    """A boolean of the tensor's shape, set at the index."""
-    where = torch.zeros_like(tensor, dtype=torch.bool)
-    where[_place(index)] = True
-    return where
-
-
-def _encode(words: Iterable[str]) -> Tensor:
-    return torch.tensor(list("\n".join(words).encode()), dtype=torch.uint8)
-
-
-def _decode(encoded: Tensor) -> list[str]:
-    return bytes(encoded.tolist()).decode().split("\n")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from objectives.maskable import maskable
 from search.surgery.channel import Channel, ChannelGroup
-from search.surgery.connectivity import Index
+from search.surgery.closing import Index
 from search.surgery.units import sealed, tied
 
 _CONNECTED = (nn.modules.conv._ConvNd, nn.Linear)

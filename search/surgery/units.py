@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from objectives.maskable import maskable
 from search.surgery.channel import By, Channel, ChannelGroup
-from search.surgery.connectivity import Index
+from search.surgery.closing import Index
 from search.surgery.coupling import Coupling, Slot
 from search.surgery.edges import HOLDER
 from search.surgery.labels import FIXED
