@@ -8,10 +8,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.frames import Frames
-from dashboards.style import SCALE, empty, styled
+from dashboards.style import INK, SCALE, UNDER_TEXT, empty, styled
 
 #: Columns of the layer table that are counts of connections: shown as shares of the layer's weights.
-COUNTS = ("active", "created", "pruned")
+COUNTS = ("active", "created", "pruned", "edges")
+#: Columns that say what a row is, and are no quantities.
+LABELS = ("number", "layer", "weights")
 
 
 def layer_figure(frames: Frames, number: int) -> go.Figure:
@@ -20,61 +22,88 @@ def layer_figure(frames: Frames, number: int) -> go.Figure:
     Counts are shown as shares of the layer's weights; other quantities are coloured by their share of the largest
     one in their column. The cells show the figures themselves.
     """
-    title = f"Layers of trial {number}"
+    title = "Layer by layer"
     rows = frames.layers[frames.layers["number"] == number]
     if rows.empty:
         return empty(title, f"Trial {number} has no layer table.")
-    values = rows.drop(columns=["number", "layer", "weights"]).select_dtypes("number").dropna(axis="columns", how="all")
+    values = rows.drop(columns=list(LABELS)).select_dtypes("number").dropna(axis="columns", how="all")
     shades = pd.DataFrame({name: _shade(values[name], rows["weights"], name) for name in values.columns})
     figure = go.Figure(
         go.Heatmap(
             z=shades.to_numpy(),
             x=list(values.columns),
-            y=rows["layer"],
+            y=_named(rows["layer"]),
             text=values.map(_figure).to_numpy(),
+            customdata=rows["layer"].to_numpy()[:, None].repeat(len(values.columns), 1),
             texttemplate="%{text}",
-            hovertemplate="%{y}<br>%{x}: %{text}<extra></extra>",
+            textfont={"color": INK},
+            opacity=UNDER_TEXT,
+            hovertemplate="%{customdata}<br>%{x}: %{text}<extra></extra>",
             colorscale=SCALE,
             zmin=0,
             zmax=1,
             xgap=1,
             ygap=1,
-            colorbar={"title": {"text": "share"}, "tickformat": ".0%"},
+            showscale=False,
         )
     )
     return styled(
         figure,
         title=title,
-        height=160 + 26 * len(rows),
+        height=110 + 26 * len(rows),
         yaxis={"autorange": "reversed", "automargin": True},
-        xaxis={"side": "top"},
+        xaxis={"side": "top", "fixedrange": True},
+        margin={"l": 8, "r": 8, "t": 72, "b": 8},
     )
 
 
+def quantities(frames: Frames) -> list[str]:
+    """What is known of layers: the numeric columns of the layer table."""
+    known = frames.layers.drop(columns=list(LABELS)).infer_objects()
+    return [str(name) for name in known.select_dtypes("number").dropna(axis="columns", how="all").columns]
+
+
 def layers_by_trial(frames: Frames, quantity: str = "sparsity", numbers: list[int] | None = None) -> go.Figure:
-    """One quantity of every layer (downwards) in every trial (across): what successful trials have in common."""
+    """One quantity of every layer (downwards) in every trial (across): what successful trials have in common.
+
+    Counts of connections are shown as shares of the layer's weights.
+    """
     title = f"{quantity} by layer and trial"
     if quantity not in frames.layers.columns or frames.layers.empty:
         return empty(title, f"No trial reports {quantity}.")
-    wide = frames.layers.pivot_table(index="layer", columns="number", values=quantity, sort=False)
+    rows = frames.layers
+    if quantity in COUNTS:
+        share = rows[quantity] / rows["weights"].where(rows["weights"] > 0)
+        rows = rows.assign(**{quantity: share.astype(float)})
+        title = f"{quantity}, as a share of the weights, by layer and trial"
+    wide = rows.pivot_table(index="layer", columns="number", values=quantity, sort=False)
     if numbers is not None:
         wide = wide[[number for number in numbers if number in wide.columns]]
+    if wide.empty:
+        return empty(title, "No trial is on the front yet.")
     figure = go.Figure(
         go.Heatmap(
             z=wide.to_numpy(),
             x=[f"trial {number}" for number in wide.columns],
-            y=list(wide.index),
+            y=_named(wide.index.to_series()),
             colorscale=SCALE,
+            xgap=1,
+            ygap=1,
             hovertemplate="%{y}<br>%{x}: %{z:.4g}<extra></extra>",
-            colorbar={"title": {"text": quantity}},
+            colorbar={"thickness": 12, "outlinewidth": 0},
         )
     )
     return styled(
         figure,
         title=title,
-        height=160 + 26 * len(wide),
+        height=130 + 22 * len(wide),
         yaxis={"autorange": "reversed", "automargin": True},
     )
+
+
+def _named(layers: pd.Series) -> list[str]:
+    """The layers' names without what all of them end in."""
+    return [str(layer).removesuffix(".weight") for layer in layers]
 
 
 def _shade(values: pd.Series, weights: pd.Series, name: str) -> pd.Series:

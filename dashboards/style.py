@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape as html_escape
+import math
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 #: Okabe and Ito's palette; markers differ as well, so that no meaning hangs on colour alone.
@@ -19,41 +21,70 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 )
 #: Light to dark, even in grey print.
 SCALE = "Viridis"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+#: How dark the colours of cells are that have figures in them.
+UNDER_TEXT = 0.5
+#: Where there is no figure.
+NOTHING = "\N{EN DASH}"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+INK, FAINT, GRID = "#1c2733", "#667382", "#e8ecf0"
+#: What plotly draws around a figure: nothing that a click on a point could be taken for.
+CONFIG: Any = {"displayModeBar": False, "responsive": True}
 
 
-def styled(figure: go.Figure, *, title: str, height: int = 440, **layout: Any) -> go.Figure:
-    """The figure with the common layout; `layout` adds to it."""
+def styled(figure: go.Figure, *, title: str, height: int = 400, **layout: Any) -> go.Figure:
+    """The figure with the common layout; `layout` adds to it.
+
+    What a reader has zoomed into stays as it is when the figure is drawn anew.
+    """
     figure.update_layout(
-        title={"text": title, "x": 0.0, "xanchor": "left", "font": {"size": 16}},
-        font={"family": FONT, "size": 13},
+        title={
+            "text": title,
+            "x": 0.0,
+            "y": 1.0,
+            "xanchor": "left",
+            "yanchor": "top",
+            "pad": {"l": 4, "t": 8},
+            "font": {"size": 15},
+        },
+        font={"family": FONT, "size": 12, "color": INK},
         template="plotly_white",
         height=height,
-        margin={"l": 64, "r": 24, "t": 56, "b": 56},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0.0},
-        hoverlabel={"align": "left"},
+        margin={"l": 8, "r": 12, "t": 62, "b": 8},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0.0, "font": {"size": 11}},
+        hoverlabel={"align": "left", "font": {"family": FONT}},
+        uirevision=title,
     )
+    figure.update_xaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID, title={"standoff": 8})
+    figure.update_yaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID, title={"standoff": 8})
     figure.update_layout(**layout)
     return figure
+
+
+def untitled(figure: go.Figure) -> tuple[str, go.Figure]:
+    """The title, and the figure without it: on a page a heading says it, and a legend of many lines has room."""
+    title = str(figure.layout.title.text or "")
+    return title, go.Figure(figure).update_layout(title=None, margin={"t": 8})
 
 
 def empty(title: str, why: str) -> go.Figure:
     """A figure that says why there is nothing to see yet."""
     figure = go.Figure()
-    figure.add_annotation(text=why, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5, font={"color": GREY})
-    return styled(figure, title=title, xaxis={"visible": False}, yaxis={"visible": False}, height=240)
+    figure.add_annotation(text=why, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5, font={"color": FAINT})
+    return styled(figure, title=title, xaxis={"visible": False}, yaxis={"visible": False}, height=180)
 
 
-def html(*figures: go.Figure) -> str:
-    """A page of figures that stands alone: plotly's script is in it (five megabytes), so it needs no internet."""
-    parts = [
-        figure.to_html(
-            include_plotlyjs=index == 0, full_html=False, config={"displayModeBar": False, "responsive": True}
-        )
-        for index, figure in enumerate(figures)
-    ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    title = html_escape(figures[0].layout.title.text or "")
-    return (
-        f'<!doctype html><html lang="en"><head>{head}<title>{title}</title></head><body>{"".join(parts)}</body></html>'
-    )
+def short(value: object) -> str:
+    """A figure as people write it: ``0.9812``, ``318,286``, ``41.0 M``; a dash where there is none."""
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    if not isinstance(value, Real):
+        return NOTHING if value is None else str(value)
+    number = float(value)
+    if math.isnan(number):
+        return NOTHING
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {unit}"
+    if number.is_integer():
+        return f"{number:,.0f}"
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"

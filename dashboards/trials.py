@@ -1,4 +1,4 @@
-"""The trials of a study: which knobs mattered, how it went on, how connections came and went."""
+"""Single trials and their knobs: which knobs mattered, how a trial went, how connections came and went."""
 
 from __future__ import annotations
 
@@ -7,20 +7,31 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 
 from dashboards.frames import Frames
-from dashboards.style import BLUE, GREEN, GREY, ORANGE, RED, SKY, empty, styled
+from dashboards.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, empty, styled
+
+#: What explains less than this is not shown.
+LEAST = 0.005
+#: The curves of a trial that are shares: metric, name, colour, dash.
+CURVES = (
+    ("quality/accuracy", "accuracy", BLUE, "solid"),
+    ("size/sparsity", "sparsity", ORANGE, "dash"),
+    ("plasticity/ratio", "created per pruned", GREEN, "dot"),
+    ("routing/skipped", "skipped", PURPLE, "dashdot"),
+)
 
 
-def importance_figure(importances: Mapping[str, float], *, most: int = 20) -> go.Figure:
+def importance_figure(importances: Mapping[str, float], *, most: int = 15) -> go.Figure:
     """How much of the difference between trials each knob explains, the greatest first.
 
     Args:
-        importances: By knob, >= 0.
+        importances: By knob, >= 0; those that explain next to nothing are left out.
         most: So many are shown.
     """
     title = "What mattered"
-    if not importances:
-        return empty(title, "Too few complete trials to tell.")
     ranked = sorted(importances.items(), key=lambda pair: pair[1], reverse=True)[:most]
+    ranked = [(name, share) for name, share in ranked if share >= LEAST]
+    if not ranked:
+        return empty(title, "Too few complete trials to tell.")
     figure = go.Figure(
         go.Bar(
             x=[share for _, share in ranked],
@@ -36,39 +47,38 @@ def importance_figure(importances: Mapping[str, float], *, most: int = 20) -> go
     return styled(
         figure,
         title=title,
-        height=140 + 26 * len(ranked),
+        height=110 + 24 * len(ranked),
         yaxis={"autorange": "reversed", "automargin": True},
-        xaxis={"title": {"text": "importance"}, "tickformat": ".0%"},
-        margin={"l": 64, "r": 64, "t": 56, "b": 56},
+        xaxis={"title": {"text": "share of the differences"}, "tickformat": ".0%"},
+        margin={"l": 8, "r": 48, "t": 40, "b": 8},
     )
 
 
-def history_figure(frames: Frames, objective: str | None = None) -> go.Figure:
-    """One objective over the trials, with the best feasible value so far."""
-    objective = objective or next(iter(frames.directions))
-    title = f"{objective} over the trials"
-    if objective not in frames.trials or frames.complete().empty:
-        return empty(title, "No trial is complete yet.")
-    complete = frames.complete()
-    feasible = complete[complete["feasible"].astype(bool)]
+def curve_figure(frames: Frames, number: int) -> go.Figure:
+    """How a trial went, iteration by iteration: accuracy, sparsity and what else is a share."""
+    title = "Over its iterations"
     figure = go.Figure()
-    for name, rows, color, symbol in (
-        ("misses a constraint", complete[~complete["feasible"].astype(bool)], ORANGE, "diamond-open"),
-        ("feasible", feasible, BLUE, "circle"),
-    ):
-        marker = {"color": color, "symbol": symbol, "size": 8}
-        figure.add_trace(go.Scatter(x=rows["number"], y=rows[objective], mode="markers", name=name, marker=marker))
-    best = feasible[objective].cummax() if frames.directions[objective] == "maximize" else feasible[objective].cummin()
-    line = {"color": GREEN, "shape": "hv", "width": 2}
-    figure.add_trace(go.Scatter(x=feasible["number"], y=best, mode="lines", name="best feasible so far", line=line))
-    if objective in frames.baseline:
-        figure.add_hline(y=frames.baseline[objective], line={"dash": "dot", "color": RED}, annotation_text="baseline")
-    return styled(figure, title=title, xaxis={"title": {"text": "trial"}}, yaxis={"title": {"text": objective}})
+    for metric, name, color, dash in CURVES:
+        rows = frames.curve(number, metric)
+        if not rows.empty:
+            figure.add_trace(
+                go.Scatter(
+                    x=rows["iteration"],
+                    y=rows["value"],
+                    name=name,
+                    mode="lines+markers",
+                    line={"color": color, "dash": dash, "width": 2},
+                    hovertemplate=f"iteration %{{x}}<br>{name} %{{y:.4g}}<extra></extra>",
+                )
+            )
+    if not figure.data:
+        return empty(title, f"Trial {number} has reported nothing.")
+    return styled(figure, title=title, height=320, xaxis={"title": {"text": "iteration"}, "dtick": 1})
 
 
 def ledger_figure(frames: Frames, number: int) -> go.Figure:
     """The connections that a trial created (upwards) and pruned (downwards), by iteration and policy."""
-    title = f"Connections of trial {number}"
+    title = "Connections created and pruned"
     rows = frames.events[frames.events["number"] == number]
     if rows.empty:
         return empty(title, f"Trial {number} switched nothing on or off.")
@@ -92,6 +102,7 @@ def ledger_figure(frames: Frames, number: int) -> go.Figure:
     return styled(
         figure,
         title=title,
+        height=320,
         barmode="relative",
         xaxis={"title": {"text": "iteration"}, "dtick": 1},
         yaxis={"title": {"text": "connections"}},

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 import webbrowser
 
 from search.console import err
 from search.home import Home
+from search.record.ports import answers, free_port
 from search.record.server import server_command, server_environment, study_page
 from search.record.store import Store
 from search.study import Study
@@ -40,7 +38,7 @@ def serve_ui(home: Home, name: str | None, *, port: int, browser: bool) -> None:
     if uri.startswith(("http://", "https://")):
         console.print(f"this study is recorded on a server: {uri}", markup=False)
         return
-    port = _free_port(port)
+    port = free_port(port)
     page = f"http://127.0.0.1:{port}/"
     if study is not None:
         objective, direction = next(iter(study.file.directions.items()))
@@ -65,26 +63,14 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _free_port(port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StorageError(f"port {port} must be free, but is not ({error.strerror}): use --port 0") from None
-        return int(probe.getsockname()[1])
-
-
 def _await(server: subprocess.Popen[bytes], port: int) -> None:
     began = time.monotonic()
     while time.monotonic() - began < PATIENCE:
         if server.poll() is not None:
             raise StorageError(f"the MLflow server must keep running, but ended with {server.returncode}: see above")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
+        if answers(f"http://127.0.0.1:{port}"):
+            return
+        time.sleep(0.3)
     raise StorageError(f"the MLflow server must answer within {PATIENCE:.0f} s, but does not: see above")
 
 

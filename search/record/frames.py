@@ -27,6 +27,12 @@ def tabulate(
     baseline: Mapping[str, float] | None = None,
     constraints: Mapping[str, str] | None = None,
     bounds: Mapping[str, float] | None = None,
+    task: str = "",
+    phase: str = "complete",
+    reason: str = "",
+    wanted: int = 0,
+    seconds: float = 0.0,
+    best: int | None = None,
 ) -> Frames:
     """The tables of a study.
 
@@ -38,6 +44,12 @@ def tabulate(
         baseline: The objectives before compression.
         constraints: As the study file has them.
         bounds: What they come to.
+        task: The task's name.
+        phase: Where the study is.
+        reason: Why, or "".
+        wanted: How many trials it is to have.
+        seconds: Wall time of all its runs.
+        best: Its best trial.
     """
     ordered = sorted(results, key=lambda result: result.number)
     on_front = set(front)
@@ -51,6 +63,12 @@ def tabulate(
         series=_table((row for result in ordered for row in _series(result)), SERIES_COLUMNS),
         layers=_table(({"number": r.number, **layer} for r in ordered for layer in r.layers), LAYER_COLUMNS),
         events=_table((row for result in ordered for row in _events(result)), EVENT_COLUMNS),
+        task=task,
+        phase=phase,
+        reason=reason,
+        wanted=wanted,
+        seconds=seconds,
+        best=best,
     )
 
 
@@ -73,9 +91,12 @@ def _trial(result: TrialResult, front: set[int]) -> dict[str, Any]:
 
 
 def _series(result: TrialResult) -> Iterable[dict[str, Any]]:
-    for report in result.reports:
-        for metric, value in report.metrics.items():
-            yield {"number": result.number, "iteration": report.iteration, "metric": metric, "value": value}
+    """The curves; the final figures take the place of the last report's, as they do in MLflow."""
+    values = {(report.iteration, name): value for report in result.reports for name, value in report.metrics.items()}
+    last = result.reports[-1].iteration if result.reports else result.request.budget.iterations
+    values |= {(last, name): value for name, value in result.metrics.items()}
+    for (iteration, metric), value in values.items():
+        yield {"number": result.number, "iteration": iteration, "metric": metric, "value": value}
 
 
 def _events(result: TrialResult) -> Iterable[dict[str, Any]]:

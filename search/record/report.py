@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dashboards.frames import Frames
-from dashboards.layers import layer_figure, layers_by_trial
 from dashboards.pareto import front_figure
-from dashboards.style import html
-from dashboards.trials import history_figure, importance_figure, ledger_figure
+from dashboards.profile import profile_figure
+from dashboards.report import front_layers, progress_figures, report, trial_figures
+from dashboards.standalone import document
+from dashboards.trials import importance_figure
 
 
 def study_files(frames: Frames, importances: Mapping[str, float]) -> dict[str, str]:
@@ -18,15 +20,17 @@ def study_files(frames: Frames, importances: Mapping[str, float]) -> dict[str, s
         frames: The study.
         importances: How much each knob decides, by name.
     """
-    front = frames.trials[frames.trials["front"].astype(bool)]["number"].tolist()
+    known = replace(frames, importances=dict(importances))
     return {
-        "trials.csv": frames.trials.to_csv(index=False),
-        "front.html": html(front_figure(frames), *(history_figure(frames, name) for name in frames.directions)),
-        "importances.html": html(importance_figure({name: share for name, share in importances.items() if share > 0})),
-        "layers.html": html(layers_by_trial(frames, numbers=front)),
+        "trials.csv": known.trials.to_csv(index=False),
+        "report.html": report(known),
+        "front.html": document(f"{known.study}: front", front_figure(known), *progress_figures(known)),
+        "importances.html": document(f"{known.study}: importances", importance_figure(known.importances)),
+        "layers.html": document(f"{known.study}: layers", *front_layers(known)),
     }
 
 
 def member_files(frames: Frames, number: int) -> dict[str, str]:
     """Files of one member of the front, by name: five megabytes, which is why the other trials keep tables only."""
-    return {"layers.html": html(layer_figure(frames, number), ledger_figure(frames, number))}
+    shown = [profile_figure(frames, number), *trial_figures(frames, number)]
+    return {"layers.html": document(f"trial {number}", *shown)}

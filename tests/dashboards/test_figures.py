@@ -12,8 +12,9 @@ import pytest
 from dashboards.frames import Frames
 from dashboards.layers import layer_figure, layers_by_trial
 from dashboards.pareto import front_figure
-from dashboards.style import html
-from dashboards.trials import history_figure, importance_figure, ledger_figure
+from dashboards.progress import history_figure
+from dashboards.standalone import document
+from dashboards.trials import importance_figure, ledger_figure
 from search.record import tabulate
 from spaces.profile import CompressionProfile
 from spaces.pruning import PruningPolicy
@@ -58,7 +59,7 @@ def test_tables_hold_every_trial(frames: Frames) -> None:
     assert frames.trials["pruning.sparsity"].tolist() == pytest.approx([0.5, 0.501, 0.502, 0.503, 0.504, 0.505])
     assert "pruning.sparsity" in frames.knobs()
     assert "violation.macs" not in frames.knobs()
-    assert len(frames.series) == 10
+    assert len(frames.series) == 10 + 4 * 2, "the last report, and the final figures in its place"
     assert frames.events.groupby("number")["pruned"].sum().tolist() == [60] * 6
     assert frames.layers[frames.layers["number"] == 2]["active"].tolist() == [42, 10]
 
@@ -76,7 +77,7 @@ def test_every_trial_is_in_the_group_it_belongs_to(frames: Frames) -> None:
     assert traces(front_figure(frames)) == {
         "front": [0, 1],
         "feasible": [2],
-        "misses a constraint": [3],
+        "infeasible": [3],
         "stopped early": [4],
     }
 
@@ -110,7 +111,7 @@ def test_hovering_shows_only_the_knobs_that_differ(frames: Frames) -> None:
 
 def test_shades_of_counts_are_shares_of_the_layer(frames: Frames) -> None:
     heat = layer_figure(frames, 0).data[0]
-    assert list(heat.y) == ["conv.weight", "linear.weight"]
+    assert list(heat.y) == ["conv", "linear"]
     assert list(heat.x) == ["active", "created", "pruned", "sparsity"]
     assert heat.z[0].tolist() == pytest.approx([42 / 80, 12 / 80, 50 / 80, 0.475])
     assert heat.text[0].tolist() == ["42", "12", "50", "0.475"]
@@ -118,7 +119,7 @@ def test_shades_of_counts_are_shares_of_the_layer(frames: Frames) -> None:
 
 def test_layers_by_trial_keeps_the_networks_order(frames: Frames) -> None:
     heat = layers_by_trial(frames, numbers=[1, 0]).data[0]
-    assert list(heat.y) == ["conv.weight", "linear.weight"]
+    assert list(heat.y) == ["conv", "linear"]
     assert list(heat.x) == ["trial 1", "trial 0"]
     assert heat.z[1].tolist() == [0.5, 0.5]
 
@@ -149,7 +150,7 @@ def test_a_study_without_trials_says_so() -> None:
 
 
 def test_a_page_needs_no_internet(frames: Frames) -> None:
-    page = html(front_figure(frames), history_figure(frames))
+    page = document("s", front_figure(frames), history_figure(frames))
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
     assert 1_000_000 < len(page) < 8_000_000, "plotly's own script must be in it, once"
 

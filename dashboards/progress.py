@@ -1,0 +1,89 @@
+"""How a study went on: the hypervolume of its front, its best trial, and how many are feasible, over the trials."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards.frames import Frames
+from dashboards.pareto import kinds_of
+from dashboards.style import BLUE, GREEN, ORANGE, RED, SKY, empty, styled
+from objectives.pareto import front, normalized_hypervolume
+
+
+def hypervolume_figure(frames: Frames) -> go.Figure:
+    """The normalised hypervolume of what is feasible, and the feasible share of the complete trials, both in [0, 1]."""
+    title = "Hypervolume"
+    progress = progress_of(frames)
+    if progress.empty:
+        return empty(title, "No trial is complete yet.")
+    figure = go.Figure()
+    for name, color, dash in (("hypervolume", BLUE, "solid"), ("feasible share", SKY, "dot")):
+        figure.add_trace(
+            go.Scatter(
+                x=progress["number"],
+                y=progress[name],
+                name=name,
+                mode="lines",
+                line={"color": color, "width": 2, "shape": "hv", "dash": dash},
+                hovertemplate=f"after trial %{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
+            )
+        )
+    return styled(
+        figure,
+        title=title,
+        height=320,
+        xaxis={"title": {"text": "trial"}},
+        yaxis={"range": [0, 1.02], "tickformat": ".0%"},
+    )
+
+
+def progress_of(frames: Frames) -> pd.DataFrame:
+    """After each complete trial: ``number``, ``hypervolume`` and ``feasible share``."""
+    rows = []
+    members: list[dict[str, float]] = []
+    volume, feasible = 0.0, 0
+    for done, (_, row) in enumerate(frames.complete().sort_values("number").iterrows(), start=1):
+        if row["feasible"]:
+            feasible += 1
+            scores = {name: float(row[name]) for name in frames.directions}
+            grown = [*members, scores]
+            members = [grown[index] for index in front(grown, frames.directions)]
+            if any(member is scores for member in members):  # else it is dominated and adds nothing
+                volume = normalized_hypervolume(members, frames.directions, frames.baseline)
+        rows.append({"number": int(row["number"]), "hypervolume": volume, "feasible share": feasible / done})
+    return pd.DataFrame(rows, columns=["number", "hypervolume", "feasible share"])
+
+
+def history_figure(frames: Frames, objective: str | None = None) -> go.Figure:
+    """One objective over the trials, with the best feasible value so far."""
+    objective = objective or next(iter(frames.directions))
+    title = f"Best feasible {objective}"
+    if objective not in frames.trials or frames.complete().empty:
+        return empty(title, "No trial is complete yet.")
+    complete, feasible = frames.complete(), frames.feasible()
+    missing = complete[kinds_of(complete) == "infeasible"]
+    figure = go.Figure()
+    for name, rows, color, symbol in (
+        ("infeasible", missing, ORANGE, "diamond-open"),
+        ("feasible", feasible, BLUE, "circle"),
+    ):
+        figure.add_trace(
+            go.Scatter(
+                x=rows["number"],
+                y=rows[objective],
+                mode="markers",
+                name=name,
+                customdata=rows[["number"]],
+                marker={"color": color, "symbol": symbol, "size": 8},
+                hovertemplate=f"trial %{{x}}<br>{objective} %{{y:.4g}}<extra>{name}</extra>",
+            )
+        )
+    best = feasible[objective].cummax() if frames.directions[objective] == "maximize" else feasible[objective].cummin()
+    line = {"color": GREEN, "shape": "hv", "width": 2}
+    figure.add_trace(go.Scatter(x=feasible["number"], y=best, mode="lines", name="best so far", line=line))
+    if objective in frames.baseline:
+        figure.add_hline(y=frames.baseline[objective], line={"dash": "dot", "color": RED}, annotation_text="baseline")
+    return styled(
+        figure, title=title, height=320, xaxis={"title": {"text": "trial"}}, yaxis={"title": {"text": objective}}
+    )
