@@ -47,6 +47,7 @@ INSIDE: dict[tuple[str, str], str] = {
     ("search/runners/choice.py", "search.runners.tune"): "Ray reads its settings when it is imported",
     ("search/record/runs.py", "search.record.store"): "MLflow takes seconds to import, which happens in the background",
     ("search/record/runs.py", "search.record.models"): "it imports MLflow",
+    ("search/commands/dashboard.py", "search.record.links"): "it imports MLflow, and few links are followed",
 }
 
 
