@@ -16,6 +16,7 @@ from objectives.loading import task_hash
 from objectives.task import Task
 from search.artifact.network import read_network
 from search.books import Books
+from search.buds.trial import run_bud_trial
 from search.driver import Driver
 from search.home import driver_lock, repair_journal, sweep, write_text
 from search.latency.wanted import clocked_for
@@ -89,7 +90,7 @@ def work_for(study: Study, trial: RunTrial = run_trial) -> Work:
         threads=max(1, int(resources.cpu)),
         home=study.home.root,
         clocked=clocked_for(study.file, study.home),
-        run_trial=trial,
+        run_trial=run_bud_trial if study.file.buds and trial is run_trial else trial,
     )
 
 

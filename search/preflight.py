@@ -138,7 +138,8 @@ def look(file: StudyFile, task: Task, baseline: Mapping[str, float]) -> Prefligh
     steps = max(1, round(file.trial_budget.epochs * per_epoch))
     acting = {name: decisions(file.space, name, steps) for name in file.space.policies}
     acting = {name: found for name, found in acting.items() if found.wanted}
-    profiles = _profiles(file.space)
+    # What a system of buds costs depends on who answers which request, which training decides.
+    profiles = {} if file.buds else _profiles(file.space)
     costs = {label: projected(task, profile, baseline, steps=steps) for label, profile in profiles.items()}
     limits = tuple(_limit(criterion, file, task, baseline, costs, steps) for criterion in file.criteria)
     return Preflight(
@@ -209,7 +210,7 @@ def _limit(
         return Limit(text, bound, before, None, "met")
     if not criterion.at_most and bound > CEILINGS.get(name, math.inf):
         return Limit(text, bound, before, CEILINGS[name], "impossible")
-    if name not in PROJECTED:
+    if name not in PROJECTED or file.buds:
         return Limit(text, bound, before, None, "training")
     best, missed = None, math.inf
     known = iter(costs.values())
@@ -254,7 +255,7 @@ def _notes(file: StudyFile, task: Task, limits: tuple[Limit, ...]) -> Iterator[s
     for limit in limits:
         if limit.verdict == "close":
             yield f"'{limit.text}' is at the very edge of the space ({limit.reachable:.4g} without training)"
-        if limit.verdict == "training" and limit.baseline is not None:
+        if limit.verdict == "training" and limit.baseline is not None and not file.buds:
             yield f"'{limit.text}' asks for more than the baseline's {limit.baseline:.4g}: compression seldom gives it"
     if not file.constraints:
         yield "there are no constraints, so every complete trial counts as feasible"

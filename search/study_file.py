@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 from objectives.criterion import Criterion, parse, parse_bound
 from objectives.loading import task_source
 from objectives.objective import OBJECTIVES, Direction
+from search.buds import MEASURES as BUD_MEASURES
 from search.criteria import SearchCriteria
 from search.result import Budget, TaskReference
 from search.study_tables import (
@@ -30,7 +31,10 @@ from search.study_tables import (
     shown,
 )
 from search.toml import to_toml
+from spaces.budding import BuddingPolicy
 from spaces.errors import PleachError, StudyFileError
+from spaces.finetuning import FinetuningPolicy
+from spaces.policy import nearest
 from spaces.space import SearchSpace
 
 #: What a later run of the same study may change; the constraints may change too and judge old trials anew.
@@ -135,9 +139,26 @@ class StudyFile(Table):
                 f'budget.scheduler "asha" compares one objective, but the study has {len(self.objectives)}: '
                 'use "mo-asha"'
             )
+        self._check_buds()
         if not self.space.policies:
             raise StudyFileError("spaces must name at least one policy, but names none: add [spaces.pruning]")
         _ = self.criteria, self.stop_criteria
+
+    def _check_buds(self) -> None:
+        if not self.buds:
+            return
+        others = sorted(set(self.space.policies) - {BuddingPolicy.name, FinetuningPolicy.name})
+        if others or self.space.layers:
+            what = others[0] if others else "layers"
+            raise StudyFileError(
+                f"a study of buds searches budding and finetuning alone, but [spaces] names {what} too: compress the "
+                "network first and let what is exported bud, or leave it out"
+            )
+        if self.space.policies[BuddingPolicy.name].optional:
+            raise StudyFileError("spaces.budding cannot be optional, but is: leave optional out")
+        for name in self.measures:
+            if name in OBJECTIVES and name not in BUD_MEASURES:
+                raise StudyFileError(f"a study of buds cannot measure {name}: {nearest(name, BUD_MEASURES)}")
 
     # -- what it says -----------------------------------------------------------------------------------------------
 
@@ -164,6 +185,11 @@ class StudyFile(Table):
     def space(self) -> SearchSpace:
         """All that the study may try."""
         return SearchSpace.from_settings(self.spaces)
+
+    @property
+    def buds(self) -> bool:
+        """Whether its trials grow buds instead of compressing the network."""
+        return BuddingPolicy.name in self.space.policies
 
     @functools.cached_property
     def criteria(self) -> tuple[Criterion, ...]:

@@ -24,6 +24,8 @@ STAGES = 3
 LOOKED_AT = 6000
 #: Of the grouped activations, as much of the variance is kept, in at most so many directions.
 VARIANCE, DIRECTIONS = 0.95, 32
+#: HDBSCAN looks at so many directions, for groups of at least so many samples.
+DENSE, FEWEST = 6, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,14 +158,17 @@ def find(seen: Look, policy: BuddingPolicy, seed: int) -> Subtasks:
 
 
 def _dense(projected: np.ndarray, smallest: float) -> np.ndarray:
-    """The centres of what HDBSCAN finds among a part of the samples; its noise belongs to the nearest one."""
-    part = projected[:2000]
-    labels = HDBSCAN(min_cluster_size=max(5, round(smallest * len(part))), copy=True).fit_predict(part)
-    found = [part[labels == label].mean(0) for label in range(labels.max() + 1)]
+    """The centres of what HDBSCAN finds among some samples, in smaller and smaller groups; noise goes to the nearest."""
+    part, found = projected[:2000], list[np.ndarray]()
+    size = round(smallest * len(part))
+    # In a cloud that hangs together only smaller groups stand out; and distances say little in many directions.
+    while len(found) < 2 and size >= FEWEST:
+        labels = HDBSCAN(min_cluster_size=size, min_samples=FEWEST, copy=True).fit_predict(part[:, :DENSE])
+        found = [part[labels == label].mean(0) for label in range(labels.max() + 1)]
+        size //= 2
     if len(found) < 2:
         raise NetworkError(
-            f"HDBSCAN must find two groups of inputs at least, but finds {len(found)}: lower budding.smallest, or use "
-            "clusters = kmeans"
+            "HDBSCAN must find two groups of inputs at least, but finds none that stands apart: use clusters = kmeans"
         )
     return np.stack(found)
 

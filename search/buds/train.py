@@ -25,6 +25,8 @@ from search.surgery.optimizer import TrainingOptimizer
 from spaces.budding import BuddingPolicy
 
 POLICY = BuddingPolicy.name
+#: The norm to which longer gradients are cut.
+LONGEST = 1.0
 _NORMS = nn.modules.batchnorm._BatchNorm
 
 
@@ -64,6 +66,8 @@ class Growth:
         loss = bud_loss(task, self._policy, outputs.float(), last, rows, self._recipe.temperature)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        # Under frozen statistics nothing holds back a step that is too long.
+        nn.utils.clip_grad_norm_(self._optimizer.parameters, LONGEST)
         self.connectivity.mask_gradients()
         self._optimizer.step(rate)
         self.steps += 1

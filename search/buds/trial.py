@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from objectives.accuracy import extra_scores
 from objectives.size import nonzeros, weights
 from objectives.task import Inputs, Task, call, move
+from search.buds import MEASURES
 from search.buds.bundle import Bud, write_bundle
 from search.buds.cut import cut
 from search.buds.find import Stages, find, look, portray
@@ -39,8 +40,6 @@ from spaces.finetuning import FinetuningPolicy
 from spaces.ledger import Event, Ledger
 from spaces.policy import nearest
 
-#: What a system can be scored by, beside its task's own metrics.
-MEASURES = ("accuracy", "macs", "bops", "parameters", "size_bytes")
 #: So many samples of each sub-task say which channels it needs, and what its BatchNorm statistics are.
 PROBED = 512
 #: Where a trial leaves its system, in its own folder.
@@ -56,8 +55,9 @@ def run_bud_trial(
     *,
     device: str = "cpu",
     checkpoints: Path | None = None,
+    clocked: object = None,
 ) -> Iterator[Report | TrialResult]:
-    """Run one trial; close the generator to stop it. See `search.trial.run_trial` for arguments and results."""
+    """Run one trial; close the generator to stop it. See `search.trial.run_trial`; nothing is timed."""
     started = time.monotonic()
     reports: list[Report] = []
 
