@@ -15,36 +15,27 @@ The optimizer follows: what is gone loses its momentum, what is new is trained.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from itertools import takewhile
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from search.surgery.channels import Channel, refusal
 from search.surgery.connectivity import Connectivity
-from search.surgery.edges import Edge, candidates, insert, remove, whole
+from search.surgery.edges import HOLDER, Edge, candidates, insert, remove, whole
 from search.surgery.finalize import plain
 from search.surgery.layout import Graph
 from search.surgery.network import prepared
 from search.surgery.optimizer import TrainingOptimizer
 from search.surgery.selection import highest, lowest
 from search.surgery.site import Site
+from search.surgery.snapshot import Snapshot
 from spaces.errors import NetworkError
 from spaces.ledger import Ledger
 from spaces.policy import nearest
 from spaces.profile import CompressionProfile
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """Everything an operation can change."""
-
-    edges: tuple[Edge, ...]
-    network: dict[str, Tensor]
-    connectivity: dict[str, Tensor]
-    closed: frozenset[tuple[str, int]]
-    optimizer: dict[str, Tensor]
 
 
 class Surgeon:
@@ -81,7 +72,7 @@ class Surgeon:
             untraceable=untraceable,
         )
         self.edges: list[Edge] = []
-        self._undo: deque[_Snapshot] = deque(maxlen=undo_depth)
+        self._undo: deque[Snapshot] = deque(maxlen=undo_depth)
 
     @property
     def network(self) -> nn.Module:
@@ -212,18 +203,30 @@ class Surgeon:
         """
         if not self._undo:
             raise NetworkError("there is no operation to undo: raise undo_depth to go back further")
-        before = self._undo.pop()
-        for edge in [edge for edge in self.edges if edge not in before.edges]:
-            self._take_out(edge)
-        for edge in before.edges:
-            if edge not in self.edges:
-                self._insert(edge.source, edge.target, edge.distance, edge.identity)
-        self.site.rewired()
-        self.site.network.load_state_dict(before.network)
-        closed = {c.key: c for g in self.site.channel_groups() for c in g.channels if c.key in before.closed}
-        self.site.connectivity.load_state(before.connectivity, closed)
-        if self.site.optimizer is not None:
-            self.site.optimizer.load_state(before.optimizer)
+        self._restore(self._undo.pop())
+
+    # -- on disk ----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, masks, edges, books and momentum into one safetensors file.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        self._now().save(path)
+
+    def load(self, path: str | Path) -> None:
+        """Go on from what :meth:`save` wrote of this network; operations before it cannot be taken back.
+
+        Raises:
+            StorageError: If the file cannot be read.
+            NetworkError: If it is of another network.
+        """
+        saved = Snapshot.read(path)
+        if _shapes(saved.network) != _shapes(self.network.state_dict()):
+            raise NetworkError(f"{path} must be of this network, but its weights differ: load it on the one it is of")
+        self._undo.clear()
+        self._restore(saved)
 
     # -- training and the end ---------------------------------------------------------------------------------------
 
@@ -297,13 +300,33 @@ class Surgeon:
             )
 
     def _remember(self) -> None:
+        self._undo.append(self._now())
+
+    def _now(self) -> Snapshot:
         optimizer = self.site.optimizer
-        self._undo.append(
-            _Snapshot(
-                tuple(self.edges),
-                {name: value.clone() for name, value in self.site.network.state_dict().items()},
-                self.site.connectivity.state(),
-                frozenset(self.site.connectivity.closed),
-                {n: v.clone() for n, v in optimizer.state().items()} if optimizer is not None else {},
-            )
+        return Snapshot(
+            tuple(self.edges),
+            {name: value.clone() for name, value in self.site.network.state_dict().items()},
+            self.site.connectivity.state(),
+            {n: v.clone() for n, v in optimizer.state().items()} if optimizer is not None else {},
+            frozenset(self.site.connectivity.closed),
         )
+
+    def _restore(self, before: Snapshot) -> None:
+        # Edges in their old order: the optimizer knows weights by the order in which they came.
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.edges, before.edges, strict=False)))
+        for edge in self.edges[same:]:
+            self._take_out(edge)
+        for edge in before.edges[same:]:
+            self._insert(edge.source, edge.target, edge.distance, edge.identity)
+        self.site.rewired()
+        self.site.network.load_state_dict(before.network)
+        closed = {c.key: c for g in self.site.channel_groups() for c in g.channels if c.key in before.closed}
+        self.site.connectivity.load_state(before.connectivity, closed)
+        if self.site.optimizer is not None:
+            self.site.optimizer.load_state(before.optimizer)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Of everything but the edges, which come and go."""
+    return {name: value.shape for name, value in state.items() if not name.startswith(f"{HOLDER}.")}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.installation import ROOT
 from search.surgery.surgeon import Surgeon
-from spaces.errors import NetworkError
+from spaces.errors import NetworkError, StorageError
 from tests.nets import Blobs, tiny_cnn
+from tests.test_readme_docs import fences, section
 
 TASK = Blobs()
 X = TASK.example_inputs()
@@ -128,3 +135,58 @@ def test_every_operation_that_cannot_be_done_says_what_can() -> None:
         surgeon.mask_channels("3.conv1.weight", [9])
     with pytest.raises(NetworkError, match="no operation to undo"):
         surgeon.undo()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1000)), min_size=1, max_size=5))
+def test_what_is_saved_goes_on_elsewhere_bit_by_bit(sequence: Any) -> None:
+    surgeon, optimizer = new_surgeon()
+    train(surgeon, optimizer)
+    for operation, seed in sequence:
+        operate(surgeon, operation, seed)
+        train(surgeon, optimizer, 1)
+    other, others_optimizer = new_surgeon()
+    other.add_edge("0", "3.conv2")  # what the other one had is gone
+    with tempfile.TemporaryDirectory() as folder:
+        surgeon.save(Path(folder) / "now.safetensors")
+        other.load(Path(folder) / "now.safetensors")
+    for each, its in ((surgeon, optimizer), (other, others_optimizer)):
+        train(each, its)
+    (tensors, outputs, ledger), (others, other_outputs, other_ledger) = everything(surgeon), everything(other)
+    assert tensors.keys() == others.keys()
+    for name, value in tensors.items():
+        assert torch.equal(value, others[name]), name
+    assert torch.equal(outputs, other_outputs)
+    assert ledger == other_ledger
+
+
+def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    surgeon, _ = new_surgeon()
+    surgeon.save(tmp_path / "now.safetensors")
+    other = Surgeon(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2)), (torch.randn(2, 3),))
+    with pytest.raises(NetworkError, match="must be of this network"):
+        other.load(tmp_path / "now.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes(b"no tensors")
+    for name in ("torn.safetensors", "missing.safetensors"):
+        with pytest.raises(StorageError, match="must be what a surgeon saved"):
+            surgeon.load(tmp_path / name)
+
+
+def test_the_example_of_the_page_runs_as_it_stands(tmp_path: Path) -> None:
+    (script,) = fences((ROOT / "docs" / "surgery.md").read_text(encoding="utf-8"), "python")
+    (tmp_path / "example.py").write_text(script, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    created, pruned = map(int, re.findall(r"(\d+) (?:created|pruned)", done.stdout))
+    assert created > 0
+    assert pruned > created
+    assert "Conv2d(8, 7, " in done.stdout
+
+
+def test_every_operation_is_on_the_page() -> None:
+    table = section((ROOT / "docs" / "surgery.md").read_text(encoding="utf-8"), "## Operations")
+    cells = " ".join(re.findall(r"^\| ([^|]*) \|", table, flags=re.MULTILINE))
+    operations = {name for name, value in vars(Surgeon).items() if not name.startswith("_") and callable(value)}
+    assert set(re.findall(r"`(\w+)\(", cells)) == operations
