@@ -65,11 +65,16 @@ def highest_overall(scores: Mapping[str, Tensor], count: int, among: Mapping[str
 
 
 def best_entry(scores: Tensor, among: Tensor) -> Tensor:
-    """The single highest entry, so that it can be spared; none where `among` is empty, ties go to the lower index."""
+    """The single highest entry, so that it can be spared; none where `among` is empty, ties go to the lower index.
+
+    What is not a number ranks last: where the loss has diverged, the training loop says so and not this.
+    """
     chosen = torch.zeros_like(among, memory_format=torch.contiguous_format)
     ranked = scores.masked_fill(~among, -math.inf)
     if among.any():
-        chosen.view(-1)[int((ranked == ranked.max()).flatten().nonzero()[0])] = True
+        if ranked.max().isnan():
+            ranked = ranked.masked_fill(ranked.isnan(), -math.inf)
+        chosen.view(-1)[int(((ranked == ranked.max()) & among).flatten().nonzero()[0])] = True
     return chosen
 
 

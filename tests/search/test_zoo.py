@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from objectives.maskable import maskable
+from search.export import read_network, save_network
+from search.finetune import DivergedError, Finetuning
+from search.recipe import Recipe
 from search.surgery import channels
 from search.surgery.connectivity import Connectivity
+from search.surgery.mechanisms import mechanisms_for
 from search.surgery.network import prepared
+from spaces import PruningPolicy, ReconnectionPolicy
+from spaces.profile import CompressionProfile
 from tests.search import zoo
-from tests.search.zoo_outcomes import OPERATIONS, Outcome, covered, outcome, subject
+from tests.search.zoo_outcomes import OPERATIONS, STEPS, Outcome, covered, outcome, site_of, subject
 from tests.search.zoo_page import few_words
 
 _ABSENT = pytest.mark.skipif(
@@ -165,3 +172,42 @@ def test_a_layer_that_no_graph_can_hold_is_named() -> None:
     assert same is network
     assert why.startswith("the layer 0 (Odd) must compute as its class in torch.nn does")
     assert covered("plain") == (2, 3)
+
+
+class Holder(nn.Module):
+    """A weight of its own, used without a layer."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+def test_a_weight_whose_first_name_is_no_layer_comes_back_from_its_files(tmp_path: Path) -> None:
+    """The reader makes layers before everything else, so that another name comes first there."""
+    linear = nn.Linear(6, 6)
+    network = nn.Sequential(Holder(linear.weight), nn.ReLU(), linear).eval()
+    inputs = (torch.randn(2, 6),)
+    save_network(tmp_path, network, inputs)
+    again = read_network(tmp_path)
+    assert torch.equal(again(*inputs), network(*inputs))
+    assert again.get_parameter("0.weight") is again.get_parameter("2.weight")
+
+
+@pytest.mark.parametrize("reconnected", ["weight", "channel"])
+@pytest.mark.parametrize("granularity", ["weight", "nm", "channel"])
+def test_a_training_that_diverges_says_so(granularity: str, reconnected: str) -> None:
+    """Scores are no numbers then; nothing that ranks them may fail first."""
+    profile = CompressionProfile.of(
+        PruningPolicy(granularity=granularity, criterion="gradient", interval=0.1),
+        ReconnectionPolicy(granularity=reconnected, interval=0.1, radius=1),
+    )
+    site = site_of(subject("resnet_option_a"), profile)
+    mechanisms = mechanisms_for(profile)
+    for mechanism in mechanisms:
+        mechanism.attach(site)
+    assert site.task is not None
+    with pytest.raises(DivergedError, match="lower the learning rate"):
+        Finetuning(site, mechanisms, site.task, Recipe(), start=1e6, seed=0).train(until=STEPS, iteration=0)

@@ -157,7 +157,7 @@ def outcome(name: str, operation: str) -> Outcome:
     """What an operation does to a network; what is refused with a message is an outcome, all else is raised."""
     torch.manual_seed(0)
     known, profile = subject(name), OPERATIONS[operation]
-    site = _site(copy.deepcopy(known.network), known.untraceable, known.inputs, profile)
+    site = site_of(known, profile)
     before = sum(parameter.numel() for parameter in site.network.parameters())
     mechanisms = mechanisms_for(profile)
     try:
@@ -184,6 +184,11 @@ def outcome(name: str, operation: str) -> Outcome:
         restored=_apart(finalized, _restored(network, known, attached)),
         booked=(sum(ledger.active().values()), nonzeros(network)),
     )
+
+
+def site_of(known: Subject, profile: CompressionProfile) -> Site:
+    """A site over a copy of a network."""
+    return _site(copy.deepcopy(known.network), known.untraceable, known.inputs, profile)
 
 
 def covered(name: str) -> tuple[int, int]:

@@ -56,6 +56,14 @@ def test_the_memory_layout_of_a_weight_does_not_matter() -> None:
     assert torch.equal(best_entry(scores.to(memory_format=last), among.to(memory_format=last)), plain)
 
 
+def test_the_best_entry_is_a_number_among_those_that_may_be_chosen() -> None:
+    nan, among = float("nan"), torch.tensor([False, True, True, True])
+    assert best_entry(torch.tensor([9.0, nan, 1.0, 2.0]), among).tolist() == [False, False, False, True]
+    assert best_entry(torch.tensor([9.0, nan, nan, nan]), among).tolist() == [False, True, False, False]
+    assert best_entry(torch.tensor([9.0, 1.0, 3.0, 3.0]), among).tolist() == [False, False, True, False]
+    assert not best_entry(torch.tensor([nan, 1.0, 3.0, 3.0]), torch.zeros(4, dtype=torch.bool)).any()
+
+
 def test_lowest_overall_ranks_over_layers_and_breaks_ties_by_layer() -> None:
     values = {"a": torch.tensor([[1.0, 3.0]]), "b": torch.tensor([1.0, 0.0, 9.0])}
     among = {name: torch.ones_like(value, dtype=torch.bool) for name, value in values.items()}
