@@ -63,7 +63,7 @@ class ResonancePolicy(Policy):
     stretch: Annotated[float, FloatDistribution(0.125, 2.0, log=True), Limits(0.001, 1000.0)] = 1.0
     base: Annotated[float, FloatDistribution(0.0, 0.5), Limits(0.0, 0.99)] = 0.25
     kp: Annotated[float, FloatDistribution(0.0, 1.0), Limits(0.0, 10.0)] = 0.2
-    ki: Annotated[float, FloatDistribution(1e-3, 0.3, log=True), Limits(0.0, 10.0)] = 0.05
+    ki: Annotated[float, FloatDistribution(1e-3, 0.3, log=True), Limits(0.0, 10.0)] = 0.15
     cooling: Annotated[int, IntDistribution(1, 8), Limits(1, 100)] = 2
     hysteresis: Annotated[float, FloatDistribution(0.0, 0.1), Limits(0.0, 1.0)] = 0.05
     resume: Annotated[str, CategoricalDistribution(("zero", "stored"))] = "zero"

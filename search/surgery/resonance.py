@@ -16,6 +16,7 @@ from search.surgery.resonance_layer import LayerMemory, Switch
 from search.surgery.resonance_projection import allowed, project
 from search.surgery.resonance_rank import Ranking, by_magnitude, ranking
 from search.surgery.resonance_record import CLASSES, Decision, ResonanceRecord
+from search.surgery.resonance_reference import Reference
 from search.surgery.resonance_spectrum import signal_of
 from search.surgery.resonance_wave import wave_at
 from search.surgery.selection import best_entry, highest, lowest
@@ -55,6 +56,7 @@ class Resonance(Mechanism):
         self._level = None if policy.significance == "off" else float(policy.significance)
         self.controller = AmplitudeController(policy.base, policy.kp, policy.ki)
         self.path = TargetPath(policy.sparsity, rise_of(len(self._decisions), policy.period, policy.cooling))
+        self.reference = Reference(policy.cooling)
         self.record = ResonanceRecord(tuple(self._names))
         self._projected = 0
         self._settled = False
@@ -147,6 +149,7 @@ class Resonance(Mechanism):
             "score": torch.tensor(score, dtype=torch.float64),
         }
         state |= {f"record/{name}": value for name, value in self.record.state().items()}
+        state |= {f"reference/{name}": value for name, value in self.reference.state().items()}
         for name, memory in self._memories.items():
             state |= {f"count/{name}": memory.count.clone(), f"stored/{name}": memory.stored.clone()}
         if self._history is not None:
@@ -160,6 +163,7 @@ class Resonance(Mechanism):
         self.path.score = float(state["score"][0]) if state["score"].numel() else None
         self._projected = int(projected)
         self.record.load_state(_under("record", state))
+        self.reference.load_state(_under("reference", state))
         if settled:
             self._settle()
             return
@@ -175,12 +179,10 @@ class Resonance(Mechanism):
     def _decide(self, step: int) -> None:
         policy, number = self.policy, len(self.record.decisions)
         target = max(self.path.advance(number), self._due())
-        amplitude = self.controller.amplitude(target, self.sparsity)
-        threshold = policy.base + amplitude * wave_at(number, shape=policy.wave, bits=policy.bits, period=policy.period)
-        # What is off comes back where it would hold at the wave's crest, too. Against the threshold of the moment, all
-        # of it would come back in every trough, and no amplitude could raise the mean sparsity above (1 + base) / 2.
-        crest = policy.base + amplitude
-        returning = crest + policy.hysteresis * (1 - crest)
+        wave = wave_at(number, shape=policy.wave, bits=policy.bits, period=policy.period)
+        amplitude = self.controller.amplitude(target, self.reference.sparsity - self.sparsity)
+        self.reference.decide(*self._levels(self.controller.forward(target), wave))
+        threshold, returning = self._levels(amplitude, wave)
         totals = dict.fromkeys(("disabled", "restored", "overridden", "resonant", "steady"), 0)
         cycles = {}
         for name in self._names:
@@ -203,6 +205,15 @@ class Resonance(Mechanism):
             float(step), threshold, amplitude, target, self.sparsity, pace=self.path.pace, **counts, **shares
         )
         self.record.add(row, cycles)
+
+    def _levels(self, amplitude: float, wave: float) -> tuple[float, float]:
+        """The threshold, and where a connection must stand to come back.
+
+        What is off comes back where it would hold at the wave's crest, too. Against the threshold of the moment, all of
+        it would come back in every trough, and no amplitude could raise the mean sparsity above (1 + base) / 2.
+        """
+        crest = self.policy.base + amplitude
+        return self.policy.base + amplitude * wave, crest + self.policy.hysteresis * (1 - crest)
 
     def _switch(self, name: str, ranked: Ranking, switch: Switch) -> tuple[int, int]:
         """Carry out what a decision asks of a layer, as far as the others allow; how many went and came."""

@@ -31,14 +31,17 @@ class AmplitudeController:
     integral: float = 0.0
     clipped: int = 0
 
-    def amplitude(self, target: float, sparsity: float) -> float:
+    def forward(self, target: float) -> float:
+        """The amplitude for a target that is held, were no frequency ever to change; in [0, 1 - base]."""
+        return min(max(target - self.base, 0.0), 1 - self.base)
+
+    def amplitude(self, target: float, error: float) -> float:
         """The amplitude for the next decision, in [0, 1 - base].
 
         Args:
             target: The sparsity that is wanted now.
-            sparsity: The sparsity that there is.
+            error: What is missing of the sparsity that there should be by now.
         """
-        error = target - sparsity
         wanted = target - self.base + self.kp * error + self.ki * (self.integral + error)
         amplitude = min(max(wanted, 0.0), 1 - self.base)
         if wanted == amplitude:
