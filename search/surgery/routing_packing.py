@@ -1,7 +1,7 @@
-"""True skipping: samples whose gate is shut are left out of the batch that runs a block, and put back behind it.
+"""True skipping: a finalized network whose blocks run for the samples that want them, and for no other.
 
 In the finalized network a shut gate multiplies by 0 what has been computed all the same, which training and the export
-formats need. Here the same network is packed for PyTorch: blocks run for the samples that want them and for no other.
+formats need. Here the same network is packed for PyTorch.
 """
 
 from __future__ import annotations
@@ -12,111 +12,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from objectives.execution import computed_for, gated
 from objectives.maskable import maskable
 from objectives.mode import evaluating
 from search.surgery import channels
 from search.surgery.layout import Graph
+from search.surgery.routed import RoutedBlock, RoutedChannels
 from search.surgery.routing_gate import RoutingGate
 from spaces.errors import NetworkError
 
 #: The submodule that holds all packed blocks.
 HOLDER = "routed"
-
-
-class RoutedBlock(nn.Module):
-    """bypass + g body(read), where the body runs for the samples whose gate is open.
-
-    Args:
-        gate: Chooses.
-        body: What is run.
-        gathered: Per tensor that the body reads, whether its dimension 0 is the batch.
-        replaces: Whether the body's result stands instead of the bypass, not in addition to it.
-        copies: Whether what leaves must not be the bypass itself, because somebody writes into it.
-
-    Attributes:
-        ran: For how many samples the body has run.
-        seen: How many samples came by.
-    """
-
-    def __init__(
-        self, gate: RoutingGate, body: nn.Module, gathered: Sequence[bool], *, replaces: bool, copies: bool
-    ) -> None:
-        super().__init__()
-        self.gate, self.body = gate, body
-        self.gathered, self.replaces, self.copies = tuple(gathered), replaces, copies
-        self.ran = self.seen = 0
-
-    def forward(self, entry: Tensor, bypass: Tensor, *read: Tensor) -> Tensor:
-        """
-        Args:
-            entry: What the gate reads.
-            bypass: What every sample has.
-            read: What the body reads.
-        """
-        chosen = self.gate.choices(self.gate.scores(entry))[:, 0].nonzero()[:, 0]
-        count, size = len(chosen), len(entry)
-        self.ran, self.seen = self.ran + count, self.seen + size
-        if count == 0:
-            return bypass.clone() if self.copies else bypass
-        if count == size:
-            computed: Tensor = self.body(*read)
-            return computed if self.replaces else bypass + computed
-        few = (x.index_select(0, chosen) if by_sample else x for x, by_sample in zip(read, self.gathered, strict=True))
-        computed = self.body(*few)
-        if self.replaces:
-            return bypass.index_copy(0, chosen, computed)
-        return bypass.index_add(0, chosen, computed)
-
-
-class RoutedChannels(nn.Module):
-    """Two layers of which groups of inner channels run for the samples that want them.
-
-    Args:
-        gate: Chooses per group.
-        whole: Both layers with what is between them.
-        parts: Per group the same with the channels of this group alone; none adds the second layer's bias.
-        bias: Of the second layer, of a shape that can be added to what it gives; None where it has none.
-    """
-
-    def __init__(self, gate: RoutingGate, whole: nn.Module, parts: Sequence[nn.Module], bias: Tensor | None) -> None:
-        super().__init__()
-        self.gate, self.whole, self.parts = gate, whole, nn.ModuleList(parts)
-        self.register_buffer("bias", bias)
-        self.ran = self.seen = 0.0
-
-    bias: Tensor | None
-
-    def forward(self, entry: Tensor, read: Tensor) -> Tensor:
-        """
-        Args:
-            entry: What the gate reads.
-            read: What the first layer reads.
-        """
-        open_BU = self.gate.choices(self.gate.scores(entry)) > 0
-        self.ran += float((open_BU.float() @ self.gate.parts()).sum())
-        self.seen += len(entry)
-        if bool(open_BU.all()):
-            computed: Tensor = self.whole(read)
-            return computed
-        total: Tensor | None = None
-        for part, open_B in zip(self.parts, open_BU.unbind(1), strict=True):
-            chosen = open_B.nonzero()[:, 0]
-            if len(chosen) == 0:
-                continue
-            everybody = len(chosen) == len(entry)
-            computed = part(read if everybody else read.index_select(0, chosen))
-            if total is None:
-                total = computed if everybody else computed.new_zeros(len(entry), *computed.shape[1:])
-                if everybody:
-                    continue
-            total = total.index_add_(0, chosen, computed)
-        if total is None:
-            # Nobody wants anything: one sample says what nothing looks like.
-            shape = self.whole(read[:1]).shape[1:]
-            total = read.new_zeros(len(entry), *shape)
-        return total if self.bias is None else total + self.bias
 
 
 def packed(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn.Module:
@@ -157,7 +65,12 @@ class _Samples:
 
     def __init__(self, traced: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
         longer = tuple(torch.cat([x, x[:1]]) if x.dim() else x for x in inputs)
-        self._one, self._more = Graph(traced, inputs).shapes, Graph(traced, longer).shapes
+        self._one, self._more = dict(Graph(traced, inputs).shapes), dict(Graph(traced, longer).shapes)
+
+    def replaced(self, old: fx.Node, new: fx.Node) -> None:
+        """Another node gives from now on what one gave."""
+        for shapes in (self._one, self._more):
+            shapes[new.name] = shapes[old.name]
 
     def is_tensor(self, node: fx.Node) -> bool:
         return node.name in self._one
@@ -188,13 +101,23 @@ def _pack_block(
     bypass = other.args[0] if replaces else other
     assert isinstance(bypass, fx.Node)
     body, read = _body(traced, nodes, inner, batches)
-    copies = any(_writes(traced, user) for user in total.users)
-    module = RoutedBlock(gate, body, [batches.by_sample(each) for each in read], replaces=replaces, copies=copies)
+    after = next(iter(total.users)) if len(total.users) == 1 else total
+    last = after if _rectifies(traced, after) else total
+    module = RoutedBlock(
+        gate,
+        body,
+        [batches.by_sample(each) for each in read],
+        replaces=replaces,
+        owns=_owned(traced, bypass, {total, product, call, other, *nodes}),
+        rectifies=last is after,
+        rectified=_rectified(traced, bypass),
+    )
     traced.get_submodule(HOLDER).add_module(target.partition(".")[2], module.eval())
     with traced.graph.inserting_before(total):
         routed = traced.graph.call_module(target, (entry, bypass, *read))
-    total.replace_all_uses_with(routed)
-    _erase(traced, [total, product, *reversed(nodes), *([other, other.args[1]] if replaces else []), call])
+    last.replace_all_uses_with(routed)
+    batches.replaced(last, routed)
+    _erase(traced, [last, total, product, *reversed(nodes), *([other, other.args[1]] if replaces else []), call])
 
 
 def _pack_channels(
@@ -290,11 +213,34 @@ def _complement(node: fx.Node, call: fx.Node) -> bool:
     return isinstance(rest, fx.Node) and rest.target is operator.sub and rest.args == (1.0, call)
 
 
-def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
+def _rectifies(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a ReLU of its one input."""
     if node.op == "call_module":
-        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
-    name = str(getattr(node.target, "__name__", node.target))
-    return name.endswith("_") or name.startswith("i") or bool(node.kwargs.get("inplace"))
+        return type(traced.get_submodule(str(node.target))) is nn.ReLU
+    return node.target in (F.relu, torch.relu, torch.relu_, F.relu_, "relu", "relu_")
+
+
+def _rectified(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether what a node gives is never negative: a ReLU gave it, or it is part of that, with zeros around it."""
+    module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if isinstance(module, RoutedBlock):
+        return module.rectifies
+    if _rectifies(traced, node):
+        return True
+    source = node.args[0] if node.args else None
+    zeros = node.target is F.pad and (*node.args[2:], *node.kwargs.values()) in ((), ("constant",), ("constant", 0))
+    if (zeros or node.target is operator.getitem) and isinstance(source, fx.Node):
+        return _rectified(traced, source)
+    return False
+
+
+def _owned(traced: fx.GraphModule, node: fx.Node, users: set[fx.Node]) -> bool:
+    """Whether a node gives memory of its own that only these read."""
+    module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+    fresh = node.target in (operator.add, torch.add, "add", F.relu, torch.relu, "relu", F.pad)
+    fresh = fresh and not (node.kwargs.get("inplace") or (node.target is F.relu and len(node.args) > 1))
+    fresh = fresh or isinstance(module, RoutedBlock) or (type(module) is nn.ReLU and not module.inplace)
+    return bool(fresh) and set(node.users) <= users
 
 
 def _value(traced: fx.GraphModule, wanted: fx.Node, inputs: tuple[Tensor, ...]) -> Tensor:
