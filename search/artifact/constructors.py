@@ -16,6 +16,7 @@ from torch import nn
 from search.artifact.encoding import decode, encode
 from search.artifact.names import shown
 from search.surgery.attention import NarrowAttention
+from search.surgery.granularity_dynamic import MovingConvolution, MovingLinear
 from search.surgery.granularity_layers import CodedConvolution, CodedLinear
 from search.surgery.modes import ByMode
 from search.surgery.routing_gate import RoutingGate
@@ -107,6 +108,11 @@ _OWN: Mapping[type[nn.Module], str] = {
         "kernel_from"
     ),
     CodedLinear: "in_features out_features bias? rows activations half kernel_from",
+    MovingConvolution: (
+        "in_channels out_channels kernel_size stride padding dilation groups bias? padding_mode activations levels "
+        "counts thresholds dwell"
+    ),
+    MovingLinear: "in_features out_features bias? activations levels counts thresholds dwell",
     NarrowAttention: "embed_dim num_heads head_dim dropout bias=in_proj_bias? kdim vdim batch_first",
     RoutingGate: "channels ndim units hidden attends last width forced",
 }

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from objectives.mode import evaluating
 from objectives.task import call, move
 from search.surgery import granularity_codes as codes
-from search.surgery.granularity_controllers import Controller, Learned, controller_for
+from search.surgery.granularity_controllers import Controller, InputVariance, Learned, controller_for
 from search.surgery.granularity_levels import View, mean, steady, within
 from search.surgery.granularity_places import eligible
-from search.surgery.granularity_units import Grain, GranularityUnit, Seen, grains, kind_of, put_on, units
+from search.surgery.granularity_units import Grain, GranularityUnit, Moves, Seen, grains, kind_of, put_on, units
 from search.surgery.mechanism import Clock, Mechanism, Receipt
 from search.surgery.site import Site
 from spaces.granularity import GranularityPolicy
@@ -73,6 +73,7 @@ class Granularity(Mechanism):
         ]
         #: What each unit wants; caps may hold it lower.
         self._wanted = [32] * len(self._owners)
+        self._given = list(self._wanted)
         self._since = [0] * len(self._owners)
         self._running: dict[str, float] = {name: grain.seen.mean()[0] for name, grain in layers.items()}
         self._ratios = dict.fromkeys(layers, 1.0)
@@ -96,7 +97,12 @@ class Granularity(Mechanism):
     # -- in the loop ------------------------------------------------------------------------------------------------
 
     def before_forward(self, clock: Clock) -> None:
-        self._apply(self.site, self._wanted)
+        self._given = list(self._wanted)
+        if self.site.resources is not None:
+            ladders = [own if 32 in own else (32, *own) for own in self._ladders]
+            wanted = {f"{name}[{unit}]": bits for (name, unit), bits in zip(self._owners, self._wanted, strict=True)}
+            self._given = list(self.site.resources.given(wanted, ladders))
+        self._apply(self.site, self._given)
         for grain in grains(self.site.network).values():
             grain.watching = not self.settled
         if self._logits is not None and not self.settled:
@@ -144,6 +150,16 @@ class Granularity(Mechanism):
         self._apply(self.site, self._wanted)
         if last:
             self._let_go()
+
+    def _keep_moving(self) -> None:
+        """Tell every layer how it goes on choosing, if it is to."""
+        if not self.policy.dynamic or not isinstance(self._controller, InputVariance):
+            return
+        for i, (name, _) in enumerate(self._owners):
+            levels = tuple(level for level in self._ladders[i] if level <= 8)
+            thresholds = self._controller.thresholds()
+            grain = grains(self.site.network)[name]
+            grain.moves = Moves(levels, thresholds, self.policy.dwell, self._running[name])
 
     def _look(self) -> None:
         """Take in what has been seen since the last decision."""
@@ -195,6 +211,10 @@ class Granularity(Mechanism):
     def _sample(self, logits: Tensor) -> None:
         """Choose a level per unit at random by its preference, with a gradient for the preference (Gumbel softmax)."""
         uniform = torch.rand(logits.shape, generator=self.site.generator).clamp_(1e-9, 1 - 1e-7).to(logits.device)
+        if self.site.resources is not None:
+            ladder = torch.tensor(self.policy.ladder, device=logits.device)
+            most = torch.tensor([max(own[-1], cap) for own, cap in zip(self._ladders, self._given, strict=True)])
+            logits = logits.masked_fill(ladder > most.to(logits.device)[:, None], -math.inf)
         soft = F.softmax(logits - (-uniform.log()).log(), 1)
         hard = F.one_hot(soft.argmax(1), logits.shape[1]).to(soft.dtype)
         choice = hard + soft - soft.detach()
@@ -253,6 +273,7 @@ class Granularity(Mechanism):
 
     def finish(self) -> Receipt:
         self._let_go()
+        self._keep_moving()
         weights = {name: layer.weight.numel() for name, layer in units(self.site.network).items()}
         layers = grains(self.site.network)
         now = [layers[name].bits[unit] for name, unit in self._owners]
@@ -263,6 +284,7 @@ class Granularity(Mechanism):
             "switches": float(self._switches),
             "units": float(len(self._owners)),
             "left_alone": float(self._left_alone),
+            "overrides": float(len(self.site.resources.overrides) if self.site.resources is not None else 0),
             "mean_bits": mean(views, now),
             "weight_bits": sum(b * s for b, s in zip(now, sizes, strict=True)) / (sum(sizes) or 1.0),
         }

@@ -96,24 +96,28 @@ def input_scale(x: Tensor, dims: int) -> Tensor:
     Returns:
         Of x's dimensions, 1 where the range is taken over.
     """
-    return x.detach().abs().amax(list(range(-dims, 0)), keepdim=True).clamp_min(_TINY) / LARGEST
+    x, over = x.detach(), list(range(-dims, 0))
+    return torch.maximum(x.amax(over, keepdim=True), -x.amin(over, keepdim=True)).clamp_min_(_TINY).div_(LARGEST)
 
 
 def encode_input(x: Tensor, scale: Tensor) -> Tensor:
     """The codes of an input, whole numbers in its own type, in [-127, 127]."""
-    return torch.round(x / scale).clamp_(-LARGEST, LARGEST)
+    return torch.div(x, scale).round_().clamp_(-LARGEST, LARGEST)
 
 
-def rescaled(sums: Tensor, x_scale: Tensor, w_scale: Tensor, dim: int) -> Tensor:
-    """Sums of products of codes as the values that they stand for; `sums` is overwritten.
+def rescaled(sums: Tensor, x_scale: Tensor, bias: Tensor | None, dim: int, out: Tensor | None = None) -> Tensor:
+    """Sums of products of codes as the values that they stand for.
 
     Args:
-        sums: Float, whole numbers.
+        sums: Float, each a whole number times the value of code 1 of its output's weights; overwritten.
         x_scale: From `input_scale`; it broadcasts.
-        w_scale: (O,): the value of code 1 of each output's weights.
+        bias: (O,).
         dim: Which dimension of `sums` is O.
+        out: Where to put the result, None for anywhere.
     """
-    return sums.mul_(along(w_scale, sums, dim)).mul_(x_scale)
+    if bias is None:
+        return torch.mul(sums, x_scale, out=sums if out is None else out)
+    return torch.addcmul(along(bias, sums, dim), sums, x_scale, out=out)
 
 
 def rows(values: Tensor, like: Tensor) -> Tensor:

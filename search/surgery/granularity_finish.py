@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from search.surgery.channel import Channel
 from search.surgery.connectivity import Connectivity
 from search.surgery.granularity_codes import quantized
+from search.surgery.granularity_dynamic import MovingConvolution, MovingLayer, MovingLinear
 from search.surgery.granularity_layers import CodedConvolution, CodedLayer, CodedLinear, runs
 from search.surgery.granularity_units import Grain, decoded, segments, units
 from spaces.errors import NetworkError
@@ -29,7 +30,7 @@ def enter_rounded(network: nn.Module, connectivity: Connectivity) -> int:
     for name, layer in units(network).items():
         weight: Tensor = layer.weight
         grain: Grain = layer.grain
-        bits = grain.row_bits()
+        bits = grain.held_bits()
         parts = []
         for kind, start, stop in segments(bits):
             part = weight[start:stop]
@@ -67,29 +68,41 @@ def replace_units(network: nn.Module, taken: Mapping[str, Grain], closed: Iterab
                 "use granularity.group = layer with this network"
             )
         if min(bits) < 32:
-            coded = _coded(layer, grain, bits)
+            coded = _moving(layer, grain, keep) if grain.stays_moving else _coded(layer, grain, bits)
             for each in names[id(layer)]:
                 owner, _, atom = each.rpartition(".")
                 setattr(network.get_submodule(owner), atom, coded)
 
 
 def _coded(layer: Any, grain: Grain, bits: list[int]) -> CodedLayer:
-    common = (runs(bits), grain.activations, _NAMES[grain.half])
+    common: dict[str, Any] = {"rows": runs(bits), "activations": grain.activations, "half": _NAMES[grain.half]}
     built: CodedLayer
     if isinstance(layer, nn.Linear):
-        built = CodedLinear(layer.in_features, layer.out_features, layer.bias is not None, *common)
+        built = CodedLinear(layer.in_features, layer.out_features, layer.bias is not None, **common)
     else:
-        built = CodedConvolution(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-            layer.bias is not None,
-            layer.padding_mode,
-            *common,
-        )
+        built = CodedConvolution(**_geometry(layer), **common)
     built.hold(layer.weight.detach(), layer.bias, grain.range)
     return built.train(layer.training)
+
+
+def _moving(layer: Any, grain: Grain, keep: Tensor) -> CodedLayer:
+    moves = grain.moves
+    if moves is None:
+        raise ValueError("a layer that moves must say how: set grain.moves")
+    left = [int(part.sum()) for part in keep.split(list(grain.counts))]  # type: ignore[no-untyped-call]
+    units = [(count, bits) for count, bits in zip(left, grain.bits, strict=True) if count]
+    common: dict[str, Any] = {"activations": grain.activations, "counts": tuple(count for count, _ in units)}
+    common |= {"levels": moves.levels, "thresholds": moves.thresholds, "dwell": moves.dwell}
+    built: MovingLayer
+    if isinstance(layer, nn.Linear):
+        built = MovingLinear(layer.in_features, layer.out_features, layer.bias is not None, **common)
+    else:
+        built = MovingConvolution(**_geometry(layer), **common)
+    built.hold(layer.weight.detach(), layer.bias, grain.range)
+    built.begin([bits for _, bits in units], moves.variance)
+    return built.train(layer.training)
+
+
+def _geometry(layer: Any) -> dict[str, Any]:
+    names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
+    return {name: getattr(layer, name) for name in names.split()} | {"bias": layer.bias is not None}

@@ -8,114 +8,140 @@ products, in practice far beyond), so that taking one changes no output. Which b
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from search.surgery import granularity_codes as codes
+
 _BATCHES = (1, 8, 64)
 #: A kernel must be faster by this factor to be taken: less is noise.
 _GAIN = 1.1
+#: The code that stands for 0 where codes have no sign.
+_MOVED = 128
+#: Numbers of an input that are worked on at once: 1 MB, which a core's cache holds with what comes of them.
+_AT_ONCE = 2**18
 
 
-class Kernel(Protocol):
-    """Sums of products of codes by a kernel for integers."""
-
-    name: str
-
-    def takes(self, values: Tensor) -> bool:
-        """Whether it can do these inputs."""
-        ...
-
-    def sums(self, values: Tensor) -> Tensor:
-        """The sums, float32; `values` are codes in float32."""
-        ...
-
-
-class MatrixKernel:
-    """int8 times int8 in int32, by ``torch._int_mm``.
+class Kernel(ABC):
+    """A layer of codes computed by a kernel for integers, some samples at a time so that they stay in the cache.
 
     Args:
-        weight: (O, K) int8.
+        weight: int8, output channels first.
+        scale: (O,): what code 1 is worth in each.
     """
+
+    name: ClassVar[str]
+    #: How many of an input's last dimensions make up a sample.
+    sample_dims = 1
+
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        self._scale = scale
+
+    @abstractmethod
+    def takes(self, x: Tensor) -> bool:
+        """Whether it can do this input."""
+
+    @abstractmethod
+    def sums(self, values: Tensor) -> Tensor:
+        """Sums of products of codes times the weights' scale, float32.
+
+        Args:
+            values: Codes of inputs, whole numbers in float32; overwritten.
+        """
+
+    def run(self, x: Tensor, x_scale: Callable[[Tensor], Tensor], bias: Tensor | None) -> Tensor:
+        """The layer's output.
+
+        Args:
+            x: float32, dimension 0 the batch.
+            x_scale: What code 1 is worth in an input.
+            bias: (O,).
+        """
+        step = max(1, _AT_ONCE // max(1, x[0].numel()))
+        whole: Tensor | None = None
+        for start in range(0, len(x), step):
+            part = x[start : start + step]
+            scale = x_scale(part)
+            sums = self.sums(codes.encode_input(part, scale))
+            if step >= len(x):
+                return codes.rescaled(sums, scale, bias, -self.sample_dims)
+            if whole is None:
+                layout = torch.channels_last if sums.dim() == 4 else torch.contiguous_format
+                whole = torch.empty((len(x), *sums.shape[1:]), dtype=sums.dtype, memory_format=layout)
+            codes.rescaled(sums, scale, bias, -self.sample_dims, out=whole[start : start + step])
+        return torch.empty(0) if whole is None else whole
+
+
+class MatrixKernel(Kernel):
+    """int8 times int8 in int32, by ``torch._int_mm``."""
 
     name = "int8 matrix product"
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        super().__init__(weight, scale)
         self._weight = weight.t()
 
-    def takes(self, values: Tensor) -> bool:
-        return _plain(values)
+    def takes(self, x: Tensor) -> bool:
+        return x.dim() > 1 and _plain(x)
 
     def sums(self, values: Tensor) -> Tensor:
         flat = values.reshape(-1, values.shape[-1]).to(torch.int8)
-        return torch._int_mm(flat, self._weight).to(torch.float32).view(*values.shape[:-1], -1)
+        sums = torch._int_mm(flat, self._weight).to(torch.float32).mul_(self._scale)
+        return sums.view(*values.shape[:-1], -1)
 
 
-class ConvolutionKernel:
+class ConvolutionKernel(Kernel):
     """uint8 times int8 in int32, by oneDNN: codes of inputs are moved up by 128, which is its zero.
 
     Args:
         weight: (O, I, height, width) int8.
+        scale: (O,).
         layer: Whose stride, padding and dilation hold.
     """
 
     name = "int8 convolution (oneDNN)"
+    sample_dims = 3
 
-    def __init__(self, weight: Tensor, layer: Any) -> None:
-        ones = torch.ones(len(weight))
-        self._stride, self._dilation = list(layer.stride), list(layer.dilation)
-        self._padding, self._groups = list(layer.padding), layer.groups
-        self._scale, self._zero = ones, torch.zeros(len(weight), dtype=torch.int64)
-        self._weight = torch.ops.onednn.qconv_prepack(
-            weight, ones, 1.0, 128, self._stride, self._padding, self._dilation, self._groups, None
-        )
+    def __init__(self, weight: Tensor, scale: Tensor, layer: Any) -> None:
+        super().__init__(weight, scale)
+        self._geometry = [list(layer.stride), list(layer.padding), list(layer.dilation), layer.groups]
+        self._zero = torch.zeros(len(weight), dtype=torch.int64)
+        self._weight = torch.ops.onednn.qconv_prepack(weight, scale, 1.0, _MOVED, *self._geometry, None)
 
-    def takes(self, values: Tensor) -> bool:
-        return values.dim() == 4 and _plain(values)
+    def takes(self, x: Tensor) -> bool:
+        return x.dim() == 4 and _plain(x)
 
     def sums(self, values: Tensor) -> Tensor:
-        moved = (values + 128).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+        moved = values.add_(_MOVED).to(torch.uint8, memory_format=torch.channels_last)
+        after = (1.0, 0, torch.float32, "none", [], "")
         result: Tensor = torch.ops.onednn.qconv_pointwise(
-            moved,
-            1.0,
-            128,
-            self._weight,
-            self._scale,
-            self._zero,
-            None,
-            self._stride,
-            self._padding,
-            self._dilation,
-            self._groups,
-            1.0,
-            0,
-            torch.float32,
-            "none",
-            [],
-            "",
+            moved, 1.0, _MOVED, self._weight, self._scale, self._zero, None, *self._geometry, *after
         )
         return result
 
 
-def kernel_for(weight: Tensor, layer: Any) -> Kernel | None:
+def kernel_for(weight: Tensor, scale: Tensor, layer: Any) -> Kernel | None:
     """The kernel for a layer's codes.
 
     Args:
-        weight: (O, K) or (O, I, height, width) int8, on the CPU.
+        weight: (O, K) or (O, I, height, width) int8.
+        scale: (O,) float32.
         layer: The convolution, None for a linear layer.
 
     Returns:
         None where this machine has none for such a layer.
     """
-    if weight.device.type != "cpu":
+    if weight.device.type != "cpu" or scale.dtype != torch.float32:
         return None
     if layer is None:
-        return MatrixKernel(weight) if "matrix" in available() else None
+        return MatrixKernel(weight, scale) if "matrix" in available() else None
     plain = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return ConvolutionKernel(weight, layer) if plain and "convolution" in available() else None
+    return ConvolutionKernel(weight, scale, layer) if plain and "convolution" in available() else None
 
 
 @cache
@@ -130,11 +156,13 @@ def available() -> frozenset[str]:
         weight = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
         inputs = torch.randint(-127, 128, (2, shape[1], 5, 5)[: len(shape)], generator=generator).float()
         try:
+            scale = torch.rand(len(weight), generator=generator)
             if layer is None:
-                sums, expected = MatrixKernel(weight).sums(inputs), inputs @ weight.float().t()
+                expected = (inputs @ weight.float().t()).mul_(scale)
+                sums = MatrixKernel(weight, scale).sums(inputs)
             else:
-                sums = ConvolutionKernel(weight, layer).sums(inputs)
-                expected = layer._conv_forward(inputs, weight.float(), None)
+                expected = layer._conv_forward(inputs, weight.float(), None).mul_(codes.along(scale, inputs, 1))
+                sums = ConvolutionKernel(weight, scale, layer).sums(inputs)
         # An operator that is missing or refuses this machine: there is no kernel then.
         except (RuntimeError, AttributeError, NotImplementedError):
             continue
@@ -154,7 +182,11 @@ def choose(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, float]:
     Returns:
         By layer, how many times faster it is with its kernel at the largest batch; layers without one are left out.
     """
-    layers = {name: module for name, module in network.named_modules() if hasattr(module, "kernel_from")}
+    found = {name: module for name, module in network.named_modules() if hasattr(module, "kernel_from")}
+    # A layer that goes on choosing packs no weights: they change.
+    layers = {name: module for name, module in found.items() if not hasattr(module, "reset")}
+    if not layers:
+        return {}
     seen: dict[str, Tensor] = {}
 
     def watching(name: str) -> Callable[..., None]:
@@ -169,6 +201,9 @@ def choose(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, float]:
     finally:
         for handle in handles:
             handle.remove()
+    for each in found.values():
+        if hasattr(each, "reset"):
+            each.reset()  # it has seen this batch, but starts where training left it
     gains: dict[str, float] = {}
     for name, x in seen.items():
         layer: Any = layers[name]

@@ -25,6 +25,7 @@ Rows = tuple[tuple[int, int], ...]
 _HALVES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _KINDS = ("none", "dynamic", "static")
 _LEVELS = (32, 16, 8, 4, 2)
+_HELD = ("int8", "int4", "int2", "float16", "float32", "scale")
 
 
 @dataclass
@@ -90,7 +91,7 @@ class CodedLayer(nn.Module):
         """What the layer does with any weight of as many inputs."""
         raise NotImplementedError
 
-    def kernel(self, weight: Tensor) -> Kernel | None:
+    def kernel(self, weight: Tensor, scale: Tensor) -> Kernel | None:
         """The kernel of this machine for these codes, or None."""
         raise NotImplementedError
 
@@ -145,8 +146,10 @@ class CodedLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch calls it so
         working, parts, dim = self._unpacked(), [], -self.sample_dims
+        if len(working.weight) == self.shape[0] and working.order is None:
+            return self._on_codes(input, working, self.bias)
         if len(working.weight):
-            parts.append(self._on_codes(input, working))
+            parts.append(self._on_codes(input, working, None))
         if working.half is not None:
             rounded = input if self.activations == "none" else input.to(working.half.dtype).to(input.dtype)
             parts.append(self.compute(rounded, working.half.to(input.dtype), None))
@@ -163,20 +166,21 @@ class CodedLayer(nn.Module):
             return self.range.to(x.dtype) / codes.LARGEST
         return codes.input_scale(x, self.sample_dims)
 
-    def _on_codes(self, x: Tensor, working: _Working) -> Tensor:
+    def _on_codes(self, x: Tensor, working: _Working, bias: Tensor | None) -> Tensor:
+        scale, dim = working.scale.to(x.dtype), -self.sample_dims
         if self.activations == "none":
             weight = working.weight.to(x.dtype)
-            return self.compute(x, weight * codes.rows(working.scale.to(x.dtype), weight), None)
+            return self.compute(x, weight * codes.rows(scale, weight), bias)
+        x, kernel = x.detach(), working.kernel  # rounding has no gradient
+        if kernel is not None and 0 < self.kernel_from <= x.shape[0] and kernel.takes(x):
+            return kernel.run(x, self.x_scale, bias)
         x_scale = self.x_scale(x)
-        values = codes.encode_input(x, x_scale)
-        if working.kernel is not None and 0 < self.kernel_from <= x.shape[0] and working.kernel.takes(values):
-            sums = working.kernel.sums(values)
-        else:
-            sums = self.compute(values, working.weight.to(x.dtype), None)
-        return codes.rescaled(sums, x_scale, working.scale.to(x.dtype), -self.sample_dims)
+        sums = self.compute(codes.encode_input(x, x_scale), working.weight.to(x.dtype), None)
+        return codes.rescaled(sums.mul_(codes.along(scale, sums, dim)), x_scale, bias, dim)
 
     def _unpacked(self) -> _Working:
-        key = tuple((id(value), value._version, value.device) for value in self._buffers.values() if value is not None)
+        held = (self._buffers.get(name) for name in _HELD)
+        key = tuple((id(value), value._version, value.device) for value in held if value is not None)
         if self._working is None or self._working.key != key:
             integers = [
                 unpacked(getattr(self, f"int{bits}"), bits, math.prod(self.shape[1:])).view(-1, *self.shape[1:])
@@ -188,14 +192,15 @@ class CodedLayer(nn.Module):
             weight = torch.cat(integers) if integers else empty
             at = [position for bits in (8, 4, 2, 16, 32) for position in _positions(self.rows, bits).tolist()]
             order = None if at == sorted(at) else torch.tensor(at, device=device).argsort()
+            scale = cast(Tensor, self._buffers.get("scale", torch.ones(0, device=device)))
             self._working = _Working(
                 key,
                 weight,
-                cast(Tensor, self._buffers.get("scale", torch.ones(0, device=device))),
+                scale,
                 self._buffers.get("float16"),
                 self._buffers.get("float32"),
                 order,
-                self.kernel(weight) if len(weight) and self.activations != "none" else None,
+                self.kernel(weight, scale) if len(weight) and self.activations != "none" else None,
             )
         return self._working
 
@@ -230,8 +235,8 @@ class CodedLinear(CodedLayer):
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
-    def kernel(self, weight: Tensor) -> Kernel | None:
-        return kernel_for(weight, None)
+    def kernel(self, weight: Tensor, scale: Tensor) -> Kernel | None:
+        return kernel_for(weight, scale, None)
 
 
 class CodedConvolution(CodedLayer):
@@ -254,11 +259,11 @@ class CodedConvolution(CodedLayer):
         kernel_from: int = 0,
     ) -> None:
         dimensions = len(kernel_size)
-        kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+        kinds: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
         with torch.device("meta"):
-            shape: Any = kind(
+            shape = kinds[dimensions](
                 in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
-            )  # type: ignore[arg-type]
+            )
         super().__init__(tuple(shape.weight.shape), bias, rows, activations, half, kernel_from)
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.padding, self.dilation = stride, padding, dilation
@@ -270,8 +275,8 @@ class CodedConvolution(CodedLayer):
         result: Tensor = self.__dict__["_geometry"]._conv_forward(x, weight, bias)
         return result
 
-    def kernel(self, weight: Tensor) -> Kernel | None:
-        return kernel_for(weight, self.__dict__["_geometry"])
+    def kernel(self, weight: Tensor, scale: Tensor) -> Kernel | None:
+        return kernel_for(weight, scale, self.__dict__["_geometry"])
 
 
 def checked(rows: object, count: int) -> Rows:
@@ -331,7 +336,8 @@ def runs(bits: Sequence[int]) -> Rows:
 
 
 def _positions(rows: Rows, bits: int) -> Tensor:
-    found, start = [], 0
+    found: list[int] = []
+    start = 0
     for level, count in rows:
         if level == bits:
             found += range(start, start + count)

@@ -47,6 +47,23 @@ class Seen:
         return cls(int(state[0]), *(value.float() for value in state[1:]))
 
 
+@dataclass(frozen=True)
+class Moves:
+    """How a finished layer goes on choosing among the levels nested in 8 bits.
+
+    Args:
+        levels: In bits, from fine to coarse.
+        thresholds: Ratios of variances below which a unit goes down and above which it goes up.
+        dwell: Batches that a unit stays at a level at least.
+        variance: The running mean of the input's variance.
+    """
+
+    levels: tuple[int, ...]
+    thresholds: tuple[float, float]
+    dwell: int
+    variance: float
+
+
 @dataclass
 class Grain:
     """How fine a layer is now.
@@ -61,6 +78,7 @@ class Grain:
         mixture: (units, levels) one-hot with a gradient, while a choice is learned.
         watching: Whether inputs are looked at.
         bypassed: Whether the layer computes as if it were none of ours.
+        moves: How the finished layer goes on choosing; None where it does not.
     """
 
     counts: tuple[int, ...]
@@ -72,11 +90,21 @@ class Grain:
     mixture: Tensor | None = None
     watching: bool = False
     bypassed: bool = False
+    moves: Moves | None = None
     seen: Seen = field(default_factory=Seen)
 
     def row_bits(self) -> list[int]:
         """The level of every output channel."""
         return [bits for bits, count in zip(self.bits, self.counts, strict=True) for _ in range(count)]
+
+    def held_bits(self) -> list[int]:
+        """The level at which every output channel is held: one that moves is held at 8 bits."""
+        return [8] * sum(self.counts) if self.stays_moving else self.row_bits()
+
+    @property
+    def stays_moving(self) -> bool:
+        """Whether the finished layer goes on choosing."""
+        return self.moves is not None and max(self.bits) <= 8
 
 
 class GranularityUnit:
@@ -134,8 +162,8 @@ class GranularityUnit:
             return self.compute(x, weight * codes.rows(scale, weight), bias)
         x_scale = self.x_scale(x)
         sums = self.compute(codes.encode_input(x, x_scale), weight, None)
-        result = codes.rescaled(sums, x_scale, scale, -self.sample_dims)
-        return result if bias is None else result.add_(codes.along(bias, result, -self.sample_dims))
+        sums.mul_(codes.along(scale, sums, -self.sample_dims))
+        return codes.rescaled(sums, x_scale, bias, -self.sample_dims)
 
     def _rounded(self, x: Tensor) -> Tensor:
         """In training: rounded, with straight-through gradients."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from objectives.task import Batch, Task
+from search.resources import ResourceManager
 from search.surgery.channels import Channel, ChannelGroup, groups
 from search.surgery.connectivity import Connectivity
 from search.surgery.granularity_units import bypassed
@@ -35,6 +36,7 @@ class Site:
         device: Where the network is.
         seed: Decides which batches those are.
         barred: Whether no edge may start at the one node and end at the other.
+        resources: Holds numbers to what the machine has to spare; None where nothing is limited.
     """
 
     network: nn.Module
@@ -50,6 +52,7 @@ class Site:
     device: str = "cpu"
     seed: int = 0
     barred: Callable[[fx.Node, fx.Node], bool] | None = None
+    resources: ResourceManager | None = None
     _groups: tuple[ChannelGroup, ...] | None = None
 
     @property
