@@ -220,7 +220,7 @@ class Trial:
         return Report(iteration, of, scores_of(outcome, self._measures), metrics)
 
     def _outcome(self, network: nn.Module, site: Site, limit: int | None) -> Outcome:
-        measured = measure(network, self._task, self._device, limit) | self._timed(network, estimated=bool(limit)) | {
+        measured = measure(network, self._task, self._device, limit) | self._timed(network, limit is not None) | {
             "survived": float(site.connectivity.survived()),
             "ever_pruned": float(site.connectivity.ever_pruned()),
         }

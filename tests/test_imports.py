@@ -32,15 +32,6 @@ INSIDE: dict[tuple[str, str], str] = {
         (f"search/verbs/{file}.py", "search"): "`pleach --help` must not wait for torch, Ray and MLflow"
         for file in ("studies", "results", "places", "shared", "devices")
     },
-    **{
-        (file, package): "it comes with the extra `onnx` and takes half a second: only what runs it pays"
-        for file, package in (
-            ("search/formats/onnx_file.py", "onnxruntime"),
-            ("search/formats/int8_file.py", "onnxruntime"),
-            ("search/latency/layers.py", "onnx"),
-            ("search/latency/table.py", "onnxruntime"),
-        )
-    },
     ("search/verbs/studies.py", "spaces.errors"): "a verb loads what it needs",
     ("search/cli.py", "spaces.errors"): "imported once the installation is checked",
     ("search/cli.py", "importlib.metadata"): "only `--version` needs it",

@@ -5,6 +5,7 @@ Whether it is faster depends on the device; it is written for where it is, and m
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 import tempfile
@@ -38,9 +39,8 @@ def to_int8(model: bytes, task: Task) -> bytes:
     Raises:
         ExportError: If onnxruntime cannot quantize it.
     """
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    quantization = importlib.import_module("onnxruntime.quantization")
+    shapes = importlib.import_module("onnxruntime.quantization.shape_inference")
     session = Session(model)
     feeds = [
         session.feed(_positional(inputs))
@@ -52,7 +52,7 @@ def to_int8(model: bytes, task: Task) -> bytes:
         with tempfile.TemporaryDirectory(prefix="pleach-int8-") as folder:
             source, shaped, target = (Path(folder) / name for name in ("float.onnx", "shaped.onnx", "int8.onnx"))
             source.write_bytes(model)
-            quant_pre_process(source, shaped, skip_symbolic_shape=True)
+            shapes.quant_pre_process(source, shaped, skip_symbolic_shape=True)
             quantization.quantize_static(
                 shaped,
                 target,
@@ -62,7 +62,7 @@ def to_int8(model: bytes, task: Task) -> bytes:
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
             )
-            return target.read_bytes()
+            return bytes(target.read_bytes())
     # The quantizer raises whatever the graph makes it stumble over.
     except Exception as error:
         raise ExportError(f"the network cannot be written in int8 ({' '.join(str(error).split())[:200]})") from error

@@ -1,11 +1,12 @@
 """A network as an ONNX file with a batch of any size, and running one in onnxruntime.
 
-ONNX, onnxscript and onnxruntime come with the extra ``onnx``; they are imported when they are needed, which takes
+ONNX, onnxscript and onnxruntime come with the extra ``onnx``; they are loaded when they are needed, which takes
 half a second that a trial without them must not pay.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import warnings
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from objectives.mode import evaluating
-from spaces.errors import ExportError
+from search.formats.simplify import simplified
+from search.surgery.graph import trace
+from spaces.errors import ExportError, TraceError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 #: The newest that onnxruntime's optimizations all know.
@@ -44,11 +47,20 @@ def to_onnx(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     lacking = missing()
     if lacking:
         raise ExportError(lacking)
+    network = _ready(network, inputs)
     try:
         return _exported(network, inputs, [{0: torch.export.Dim("batch")} if x.dim() else None for x in inputs])
     except ExportError:
         # A network that computes with its batch size can still be exported for the size at hand.
         return _exported(network, inputs, None)
+
+
+def _ready(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """The network as the exporter gets it: traced and simplified where it can be traced."""
+    try:
+        return simplified(network if isinstance(network, fx.GraphModule) else trace(network, inputs), inputs)
+    except TraceError:
+        return network
 
 
 def _exported(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[Any] | None) -> bytes:
@@ -85,8 +97,7 @@ class Session:
     """
 
     def __init__(self, data: bytes, threads: int = 1, *, optimized: bool = True) -> None:
-        import onnxruntime
-
+        onnxruntime = importlib.import_module("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4

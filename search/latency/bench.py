@@ -39,7 +39,7 @@ class Row:
         baseline_ms: The baseline's median beside it.
         p50_ms: Its own.
         p95_ms: Its own 95th percentile.
-        speedup: Median over the rounds of the baseline's time by its own.
+        speedup: Median over the rounds of the baseline's time by its own; of one thread's work, not of its waiting.
         efficiency: The speed-up by the ratio of multiply-accumulates.
         repeats: Counted rounds.
     """
@@ -125,7 +125,13 @@ def bench(
             if "baseline" not in calls:
                 continue
             with threads_of_torch(threads):
-                timings = dict(zip(calls, paired(list(calls.values()), seconds=seconds, device=device), strict=True))
+                timings = dict(
+                    zip(
+                        calls,
+                        paired(list(calls.values()), seconds=seconds, device=device, threads=threads),
+                        strict=True,
+                    )
+                )
             before = timings.pop("baseline")
             rows += [
                 Row(
@@ -166,17 +172,17 @@ def layer_gains(
                 if len(timed) < 2:
                     continue
                 with threads_of_torch(threads):
-                    first, second = paired(timed, seconds=LAYER_SECONDS, least=7)
+                    first, second = paired(timed, seconds=LAYER_SECONDS, threads=threads, least=7)
             except (ExportError, RuntimeError, ValueError, TypeError):
                 continue  # a layer that does not run alone has no gain of its own
-            row = {"baseline_ms": first.p50_ms, "ms": second.p50_ms, "speedup": second.speedup}
+            row = {"baseline_ms": first.busy_ms, "ms": second.busy_ms, "speedup": second.speedup}
             found.setdefault(name, {})[str(batch)] = row
     return found
 
 
 def best_of(rows: Sequence[Row], runtime: str, batch: int) -> Row | None:
     """The fastest file of a runtime at a batch."""
-    return min((r for r in rows if r.runtime == runtime and r.batch == batch), key=lambda r: r.p50_ms, default=None)
+    return min((r for r in rows if r.runtime == runtime and r.batch == batch), key=lambda r: -r.speedup, default=None)
 
 
 def _forms(

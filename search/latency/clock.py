@@ -1,4 +1,8 @@
-"""How long calls take: several of them in turn, so that whatever else the machine does hits all alike."""
+"""How long calls take: several of them in turn, so that whatever else the machine does hits all alike.
+
+Of a call on one thread the processor's time is taken beside the clock's: the same on an idle machine, and on a busy one
+what the call itself took.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +26,17 @@ class Timing:
     """What was measured of one call.
 
     Args:
-        p50_ms: Median, milliseconds.
-        p95_ms: 95th percentile.
+        p50_ms: Median on the clock, milliseconds.
+        p95_ms: 95th percentile on the clock.
+        busy_ms: Median of the processor's time where one thread runs on the CPU, else `p50_ms`.
         repeats: Counted calls.
-        speedup: Median over the rounds of the first call's time by this one's; 1 for the first itself.
+        speedup: Median over the rounds of the first call's time by this one's, busy time where it is known; 1 for the
+            first itself.
     """
 
     p50_ms: float
     p95_ms: float
+    busy_ms: float
     repeats: int
     speedup: float = 1.0
 
@@ -38,23 +45,26 @@ class Timing:
         return asdict(self)
 
 
-def paired(calls: Sequence[Call], *, seconds: float = 1.0, device: str = "cpu", least: int = LEAST) -> list[Timing]:
+def paired(
+    calls: Sequence[Call], *, seconds: float = 1.0, device: str = "cpu", threads: int = 1, least: int = LEAST
+) -> list[Timing]:
     """Time calls in rounds: each round runs every call once, every round begins with another one.
 
     Args:
         calls: The first is what the others are compared with.
         seconds: What all rounds together should take, warm-up not counted.
         device: ``cuda`` is timed by events on the stream, everything else by the clock.
+        threads: Of a call.
         least: At least so many rounds, however long they take.
 
     Returns:
         One timing per call, in order.
     """
-    one = _on_cuda if device.startswith("cuda") else _on_clock
+    one = _on_cuda if device.startswith("cuda") else _on_clock if threads > 1 else _on_thread
     for call in calls:
         for _ in range(WARM_UP):
             one(call)
-    times: list[list[float]] = [[] for _ in calls]
+    times: list[list[tuple[float, float]]] = [[] for _ in calls]
     began = time.perf_counter()
     for round_ in range(MOST):
         if round_ >= least and time.perf_counter() - began > seconds:
@@ -64,10 +74,11 @@ def paired(calls: Sequence[Call], *, seconds: float = 1.0, device: str = "cpu", 
             times[index].append(one(calls[index]))
     return [
         Timing(
-            statistics.median(own),
-            percentile(own, 0.95),
+            statistics.median(clock for clock, _ in own),
+            percentile([clock for clock, _ in own], 0.95),
+            statistics.median(busy for _, busy in own),
             len(own),
-            statistics.median(first / ours for first, ours in zip(times[0], own, strict=True)),
+            statistics.median(first[1] / ours[1] for first, ours in zip(times[0], own, strict=True)),
         )
         for own in times
     ]
@@ -79,18 +90,28 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
 
-def _on_clock(call: Call) -> float:
-    """Milliseconds of one call."""
+def _on_clock(call: Call) -> tuple[float, float]:
+    """Milliseconds of one call, twice."""
     began = time.perf_counter_ns()
     call()
-    return max(1, time.perf_counter_ns() - began) / 1e6
+    clock = max(1, time.perf_counter_ns() - began) / 1e6
+    return clock, clock
 
 
-def _on_cuda(call: Call) -> float:
+def _on_thread(call: Call) -> tuple[float, float]:
+    """Milliseconds of one call on the clock, and of this thread on the processor."""
+    began, busy = time.perf_counter_ns(), time.thread_time_ns()
+    call()
+    spent, passed = time.thread_time_ns() - busy, time.perf_counter_ns() - began
+    return max(1, passed) / 1e6, max(1, spent) / 1e6
+
+
+def _on_cuda(call: Call) -> tuple[float, float]:
     """Milliseconds on the current stream between two events around one call."""
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     first.record()
     call()
     last.record()
     last.synchronize()
-    return max(1e-6, float(first.elapsed_time(last)))
+    took = max(1e-6, float(first.elapsed_time(last)))
+    return took, took

@@ -6,6 +6,7 @@ A layer's weights are drawn at random: its time depends on its shape only, on th
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,8 +134,8 @@ def _layer(case: LayerCase) -> nn.Module:
 
 def _onnx(case: LayerCase) -> bytes | None:
     """The layer as an ONNX model of one or two nodes; None for layers that are more than that."""
-    from onnx import TensorProto, helper, numpy_helper
-
+    helper, numbers = (importlib.import_module(f"onnx.{name}") for name in ("helper", "numpy_helper"))
+    real = importlib.import_module("onnx").TensorProto.FLOAT
     described = case.described
     args, layer = described["args"], _layer(case)
     if described["class"] in _CONVOLUTIONS and args.get("padding_mode") == "zeros" and not _text(args, "padding"):
@@ -155,9 +156,9 @@ def _onnx(case: LayerCase) -> bytes | None:
     graph = helper.make_graph(
         nodes,
         "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", *case.shape])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [f"y{i}" for i in range(len(case.shape) + 1)])],
-        [numpy_helper.from_array(value.numpy(), name) for name, value in stored.items()],
+        [helper.make_tensor_value_info("x", real, ["rows", *case.shape])],
+        [helper.make_tensor_value_info("y", real, [f"y{i}" for i in range(len(case.shape) + 1)])],
+        [numbers.from_array(value.numpy(), name) for name, value in stored.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     return bytes(model.SerializeToString())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import math
 import platform
@@ -76,7 +77,7 @@ class LayerTable:
                 call = layer_call(case, self.setting)
                 if call is None:
                     return 0.0
-                return paired([call], seconds=SECONDS, device=self.setting.device, least=5)[0].p50_ms
+                return paired([call], seconds=SECONDS, device=self.setting.device, least=5)[0].busy_ms
         # A layer that does not run alone, e.g. for inputs that only its network makes, is no part of the estimate.
         except (ExportError, RuntimeError, ValueError, TypeError):
             return 0.0
@@ -142,7 +143,5 @@ def _digest(setting: Setting) -> str:
     device = torch.cuda.get_device_name() if setting.device != "cpu" else processor()
     made_of = [device, platform.machine(), torch.__version__, str(setting)]
     if setting.runtime == "onnxruntime":
-        import onnxruntime
-
-        made_of.append(str(onnxruntime.__version__))
+        made_of.append(importlib.metadata.version("onnxruntime"))
     return hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
