@@ -35,21 +35,21 @@ def books_balance(site: Site) -> None:
     assert all(active >= 0 for active in connectivity.active.values())
 
 
-def attaching_keeps_outputs(task: Task, profile: CompressionProfile) -> None:
+def attaching_keeps_outputs(task: Task, profile: CompressionProfile, steps: int = STEPS) -> None:
     """I1: attaching preserves the evaluation outputs exactly."""
     network = in_fast_layout(task.network().eval())
     inputs = task.example_inputs()
     with torch.no_grad():
         before = network(*inputs)
-        site = site_for(network, task, profile, STEPS)
+        site = site_for(network, task, profile, steps)
         for mechanism in mechanisms_for(profile):
             mechanism.attach(site)
         assert torch.equal(site.network.eval()(*inputs), before)
 
 
-def finalized_equals_attached(task: Task, profile: CompressionProfile) -> None:
+def finalized_equals_attached(task: Task, profile: CompressionProfile, steps: int = STEPS) -> None:
     """I2 and I6: the plain network computes what the attached one did, and its non-zeros are what the ledger says."""
-    site, mechanisms = operate(task, profile, STEPS, books_balance)
+    site, mechanisms = operate(task, profile, steps, books_balance)
     inputs = task.example_inputs()
     with torch.no_grad():
         attached = site.network.eval()(*inputs)
@@ -62,9 +62,9 @@ def finalized_equals_attached(task: Task, profile: CompressionProfile) -> None:
     assert set(site.receipts) == {mechanism.name for mechanism in mechanisms}
 
 
-def batches_do_not_mix(task: Task, profile: CompressionProfile) -> None:
+def batches_do_not_mix(task: Task, profile: CompressionProfile, steps: int = STEPS) -> None:
     """I4: a sample's output does not depend on the others in its batch."""
-    site, mechanisms = operate(task, profile, STEPS)
+    site, mechanisms = operate(task, profile, steps)
     network = finalize(site, mechanisms)
     inputs = task.example_inputs()
     with torch.no_grad():
@@ -73,20 +73,22 @@ def batches_do_not_mix(task: Task, profile: CompressionProfile) -> None:
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
 
 
-def same_seed_same_result(task: Task, profile: CompressionProfile) -> None:
+def same_seed_same_result(task: Task, profile: CompressionProfile, steps: int = STEPS) -> None:
     """I5: the same seed gives the same masks, weights and books."""
-    (one, _), (two, _) = operate(task, profile, STEPS), operate(task, profile, STEPS)
+    (one, _), (two, _) = operate(task, profile, steps), operate(task, profile, steps)
     for name, value in one.network.state_dict().items():
         assert torch.equal(value, two.network.state_dict()[name]), name
     assert one.connectivity.ledger() == two.connectivity.ledger()
 
 
-def interrupted_equals_whole(task: Task, profile: CompressionProfile, folder: Path, at: int) -> None:
+def interrupted_equals_whole(
+    task: Task, profile: CompressionProfile, folder: Path, at: int, steps: int = STEPS
+) -> None:
     """I3: saved at a step, taken up by a new site in a new loop, a run ends as one that was never interrupted."""
 
     def start() -> tuple[Site, list, Finetuning]:  # type: ignore[type-arg]
         torch.manual_seed(0)
-        site = site_for(task.network(), task, profile, STEPS)
+        site = site_for(task.network(), task, profile, steps)
         mechanisms = mechanisms_for(profile)
         for mechanism in mechanisms:
             mechanism.attach(site)
@@ -95,14 +97,14 @@ def interrupted_equals_whole(task: Task, profile: CompressionProfile, folder: Pa
     whole, whole_mechanisms, loop = start()
     loop.train(until=at, iteration=0)
     Checkpoints(folder).save(whole, whole_mechanisms, loop, [])
-    loop.train(until=STEPS, iteration=1)
+    loop.train(until=steps, iteration=1)
 
     torch.manual_seed(99)
     resumed, mechanisms, again = start()
     torch.manual_seed(77)
     Checkpoints(folder).load(resumed, mechanisms, again)
     assert again.step == at
-    again.train(until=STEPS, iteration=1)
+    again.train(until=steps, iteration=1)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
     assert whole.connectivity.ledger() == resumed.connectivity.ledger()
