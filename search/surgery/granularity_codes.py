@@ -116,7 +116,7 @@ def rescaled(sums: Tensor, x_scale: Tensor, bias: Tensor | None, dim: int, out: 
         out: Where to put the result, None for anywhere.
     """
     if bias is None:
-        return torch.mul(sums, x_scale, out=sums if out is None else out)
+        return sums.mul_(x_scale) if out is None else torch.mul(sums, x_scale, out=out)
     return torch.addcmul(along(bias, sums, dim), sums, x_scale, out=out)
 
 

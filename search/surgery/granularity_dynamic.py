@@ -88,15 +88,14 @@ class MovingLayer(CodedLayer):
         allowed = [bits for bits in self.levels if bits <= self.cap] or [self.levels[-1]]
         return [min(bits, allowed[0]) for bits in self.level.tolist()]
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch calls it so
+    def run(self, input: Tensor) -> Tensor:  # noqa: A002 - torch calls it so
         weight, scale = self._now()
         weight, scale, dim = weight.to(input.dtype), scale.to(input.dtype), -self.sample_dims
         if self.activations == "none":
             result = self.compute(input, weight * codes.rows(scale, weight), self.bias)
         else:
-            x = input.detach()  # rounding has no gradient
-            x_scale = self.x_scale(x)
-            sums = self.compute(codes.encode_input(x, x_scale), weight, None)
+            x_scale = self.x_scale(input)
+            sums = self.compute(codes.encode_input(input, x_scale), weight, None)
             result = codes.rescaled(sums.mul_(codes.along(scale, sums, dim)), x_scale, self.bias, dim)
         self._decide(input)
         return result

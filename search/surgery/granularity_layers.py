@@ -145,6 +145,15 @@ class CodedLayer(nn.Module):
     # -- what it computes -------------------------------------------------------------------------------------------
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch calls it so
+        if not (torch.is_grad_enabled() and input.requires_grad):
+            return self.run(input)
+        # Whatever comes before may be trained: the gradient is that of the values which the codes stand for.
+        with torch.no_grad():
+            exact = self.run(input)
+        return codes.straight_through(self.compute(input, self.values().to(input.dtype), self.bias), exact)
+
+    def run(self, input: Tensor) -> Tensor:  # noqa: A002 - as in `forward`
+        """The layer's output, without a gradient."""
         working, parts, dim = self._unpacked(), [], -self.sample_dims
         if len(working.weight) == self.shape[0] and working.order is None:
             return self._on_codes(input, working, self.bias)
@@ -171,7 +180,7 @@ class CodedLayer(nn.Module):
         if self.activations == "none":
             weight = working.weight.to(x.dtype)
             return self.compute(x, weight * codes.rows(scale, weight), bias)
-        x, kernel = x.detach(), working.kernel  # rounding has no gradient
+        kernel = working.kernel
         if kernel is not None and 0 < self.kernel_from <= x.shape[0] and kernel.takes(x):
             return kernel.run(x, self.x_scale, bias)
         x_scale = self.x_scale(x)

@@ -131,7 +131,15 @@ class GranularityUnit:
         grain = self.grain
         if grain.bypassed:
             return self.plain_forward(x)
-        result = self._rounded(x) if self.training else self._exact(x)
+        if self.training:
+            result = self._rounded(x, grain.mixture)
+        elif torch.is_grad_enabled():
+            # Some criteria ask for gradients in evaluation mode.
+            with torch.no_grad():
+                exact = self._exact(x)
+            result = codes.straight_through(self._rounded(x, None), exact)
+        else:
+            result = self._exact(x)
         if grain.watching:
             watch(grain, x, self.sample_dims)
         return result
@@ -165,11 +173,11 @@ class GranularityUnit:
         sums.mul_(codes.along(scale, sums, -self.sample_dims))
         return codes.rescaled(sums, x_scale, bias, -self.sample_dims)
 
-    def _rounded(self, x: Tensor) -> Tensor:
+    def _rounded(self, x: Tensor, mixture: Tensor | None) -> Tensor:
         """In training: rounded, with straight-through gradients."""
         grain = self.grain
-        if grain.mixture is not None:
-            return self._mixed(x, grain.mixture)
+        if mixture is not None:
+            return self._mixed(x, mixture)
         parts, bits = [], grain.row_bits()
         for kind, start, stop in segments(bits):
             weight, bias = self.weight[start:stop], None if self.bias is None else self.bias[start:stop]
