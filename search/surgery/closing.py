@@ -109,13 +109,13 @@ class Closings:
         for channel in channels:
             for found, slices in zip(covered, (channel.produced, channel.consumed), strict=True):
                 for name, index in slices:
-                    weight = self._network.get_parameter(name)
-                    if name not in self.counts:
-                        self.counts[name] = torch.zeros_like(weight, dtype=torch.uint8)
-                    where = found.setdefault(name, torch.zeros_like(weight, dtype=torch.bool))
+                    if name not in found:
+                        weight = self._network.get_parameter(name)
+                        found[name] = torch.zeros_like(weight, dtype=torch.bool)
+                        self.counts.setdefault(name, torch.zeros_like(weight, dtype=torch.uint8))
                     place = _place(index)
                     self.counts[name][place] += step
-                    where[place] = True
+                    found[name][place] = True
         return covered
 
 

@@ -38,6 +38,8 @@ _MOVES = frozenset(_MOVES_NAMES.split())
 _ACROSS = frozenset(_ACROSS_NAMES.split())
 #: What makes one entry of many.
 _REDUCTIONS = frozenset(_REDUCTION_NAMES.split())
+#: Reductions in which an entry that is 0 counts: nothing of what they reduce can go.
+_COUNTING = frozenset(("logsumexp", "mean", "median", "prod", "std", "var"))
 #: What looks like a function of single entries, by its shapes, and is none.
 _OPAQUE = frozenset(_OPAQUE_NAMES.split())
 
@@ -82,7 +84,7 @@ def _ruled(
         dim = argument(args, kwargs, 2 if name == "normalize" else 1, "dim", 1 if name == "normalize" else -1)
         return flow.mark(result, across(flow, args[0], [dim % args[0].value.ndim]))
     if name in _REDUCTIONS and len(inputs) == 1:
-        return _reduced(flow, args, kwargs, result)
+        return _reduced(flow, args, kwargs, result, counting=name in _COUNTING)
     if not isinstance(result, Tensor):
         return opaque(flow, args, kwargs, result)
     shapes = [mark.value.shape for mark in inputs]
@@ -169,7 +171,7 @@ def _padded(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], resu
     return flow.mark(result, layers)
 
 
-def _reduced(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
+def _reduced(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, *, counting: bool) -> Any:
     x = args[0]
     dims = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
     keep = bool(kwargs.get("keepdim", args[2] if len(args) > 2 and isinstance(args[2], bool) else False))
@@ -177,7 +179,7 @@ def _reduced(flow: Coupling, args: Sequence[Any], kwargs: Mapping[str, Any], res
         return opaque(flow, args, kwargs, result)
     gone = {dim % x.value.ndim for dim in ([dims] if isinstance(dims, int) else dims)}
     layers = []
-    for layer in x.layers:
+    for layer in across(flow, x, gone) if counting else x.layers:
         inside, outside = gone & set(varying(layer)), set(varying(layer)) - gone
         if inside and outside:
             flow.ambiguous = True

@@ -231,7 +231,7 @@ class Averaged(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.one(x))
-        out: Tensor = self.head(F.relu(self.two(x - x.mean(1, keepdim=True))))
+        out: Tensor = self.head(F.relu(self.two(x - x.sum(1, keepdim=True) / x.shape[1])))
         return out
 
 
@@ -245,6 +245,24 @@ def test_the_experiment_refuses_what_the_rules_let_through() -> None:
         candidates = [group.root for group in coupled(traced, coupling, coupling.follow(X))]
     assert "one.weight" in candidates
     assert [group.root for group in channels.groups(traced, X)] == ["two.weight"]
+
+
+def test_a_mean_over_channels_keeps_them_by_rule() -> None:
+    """As norms do that are written by hand; no experiment is spent on them."""
+    from search.surgery.coupling import Coupling
+    from search.surgery.units import coupled
+
+    class Normed(Averaged):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.one(x))
+            out: Tensor = self.head(F.relu(self.two(x * x.square().mean(1, keepdim=True).add(1e-6).rsqrt())))
+            return out
+
+    traced: Any = prepared(Normed().eval(), X)[0]
+    coupling = Coupling(traced, whole=True)
+    with torch.no_grad():
+        candidates = [group.root for group in coupled(traced, coupling, coupling.follow(X))]
+    assert candidates == ["two.weight"]
 
 
 def test_normed_streams_and_recurrent_units_stay() -> None:
