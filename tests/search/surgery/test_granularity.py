@@ -250,8 +250,10 @@ def test_the_learned_choice_gets_a_gradient_and_follows_the_penalty() -> None:
     # Softmax of (3, 0): .952574 of 8 bits and .047426 of 4, over all units whose shares add up to 1.
     assert float(penalty.detach()) == pytest.approx(10 * (8 * 0.952574 + 4 * 0.047426), rel=1e-5)
     Finetuning(site, [mechanism], TASK, Recipe(), start=0.05, seed=0).train(until=40, iteration=0)
-    assert (start[:, 1] > before[:, 1]).all()
-    assert [grain.bits for grain in grains(site.network).values()] == [[4]] * 4
+    # The last layer costs next to nothing, and so is asked for next to nothing.
+    assert mechanism._shares[3] < 0.001
+    assert (start[:3, 1] > before[:3, 1] + 3).all()
+    assert [grain.bits for grain in grains(site.network).values()] == [[4], [4], [4], [8]]
 
 
 def test_the_penalty_counts_the_bits_that_a_range_takes_beyond_the_signal() -> None:
