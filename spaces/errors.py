@@ -9,6 +9,7 @@
     │   └── TraceError    torch.fx cannot trace the network                         (ValueError)
     ├── StorageError      a folder, file or database cannot be read or written      (OSError)
     ├── StudyError        the study is not in a state that allows this              (RuntimeError)
+    ├── RequestError      a request to a service does not fit what it serves        (ValueError)
     ├── ExportError       an exported folder cannot be written or must not be read  (ValueError)
     └── InstallationError the installation is not what the code was built for       (ImportError)
 
@@ -70,6 +71,10 @@ class StudyError(PleachError, RuntimeError):
 
 class ExportError(PleachError, ValueError):
     """An exported folder cannot be written, or is not safe to read."""
+
+
+class RequestError(PleachError, ValueError):
+    """A request to a service does not fit what it serves."""
 
 
 class InstallationError(PleachError, ImportError):

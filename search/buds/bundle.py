@@ -43,7 +43,7 @@ class Bud:
         classes: The classes of which it has at least half of the samples.
         macs: Of its tail, per request, the stem not counted.
         parameters: Of its tail.
-        scores: ``accuracy``, ``parent``, ``whole``, ``share``, ``use``, as `search.buds.validate.BudScore` has them.
+        scores: ``accuracy``, ``parent_accuracy``, ``whole``, ``share``, ``use``; see `search.buds.validate.BudScore`.
     """
 
     parent: str

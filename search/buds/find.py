@@ -158,7 +158,7 @@ def find(seen: Look, policy: BuddingPolicy, seed: int) -> Subtasks:
 
 
 def _dense(projected: np.ndarray, smallest: float) -> np.ndarray:
-    """The centres of what HDBSCAN finds among some samples, in smaller and smaller groups; noise goes to the nearest."""
+    """The centres of what HDBSCAN finds among some samples, in ever smaller groups; the nearest one has the noise."""
     part, found = projected[:2000], list[np.ndarray]()
     size = round(smallest * len(part))
     # In a cloud that hangs together only smaller groups stand out; and distances say little in many directions.

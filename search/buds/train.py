@@ -25,8 +25,10 @@ from search.surgery.optimizer import TrainingOptimizer
 from spaces.budding import BuddingPolicy
 
 POLICY = BuddingPolicy.name
-#: The norm to which longer gradients are cut.
+#: The norm to which longer gradients of the plasticity layers are cut.
 LONGEST = 1.0
+#: The smallest batch of a bud.
+FEWEST = 16
 _NORMS = nn.modules.batchnorm._BatchNorm
 
 
@@ -38,9 +40,13 @@ class Growth:
         hidden: Example of what flows into it.
         policy: How it is trained.
         recipe: The constants.
+        share: Of all samples, those of its sub-task.
     """
 
-    def __init__(self, network: fx.GraphModule, hidden: Tensor, policy: BuddingPolicy, recipe: Recipe) -> None:
+    def __init__(
+        self, network: fx.GraphModule, hidden: Tensor, policy: BuddingPolicy, recipe: Recipe, share: float = 1.0
+    ) -> None:
+        self.share = share
         self.network, self._policy, self._recipe = network, policy, recipe
         self._place = (places(network, inputs=(hidden,)) or [None])[-1]  # type: ignore[list-item]
         self._seen = watched(network, [self._place.node] if self._place else [])
@@ -66,8 +72,9 @@ class Growth:
         loss = bud_loss(task, self._policy, outputs.float(), last, rows, self._recipe.temperature)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        # Under frozen statistics nothing holds back a step that is too long.
-        nn.utils.clip_grad_norm_(self._optimizer.parameters, LONGEST)
+        if not self.joint:
+            # Under frozen statistics nothing holds back a step that is too long.
+            nn.utils.clip_grad_norm_(self._optimizer.parameters, LONGEST)
         self.connectivity.mask_gradients()
         self._optimizer.step(rate)
         self.steps += 1
@@ -219,9 +226,11 @@ class Growing:
         mine = Rows(rows.hidden, rows.targets, rows.taught, rows.last, own).take(chosen)
         waiting = mine if growth.waiting is None else growth.waiting.and_(mine)
         rate = learning_rate_at(self.step, self.steps, self._recipe.learning_rate)
-        while len(waiting) >= self._batch:
-            growth.train(waiting.take(slice(0, self._batch)), self._task, rate, self._autocast())
-            waiting = waiting.take(slice(self._batch, None))
+        # About one step per batch of the task, whatever the size of the sub-task: a rare one must learn as well.
+        size = min(self._batch, max(FEWEST, round(self._batch * growth.share / (1 - share))))
+        while len(waiting) >= size:
+            growth.train(waiting.take(slice(0, size)), self._task, rate, self._autocast())
+            waiting = waiting.take(slice(size, None))
         growth.waiting = waiting if len(waiting) else None
 
     def _autocast(self) -> torch.autocast:

@@ -31,7 +31,7 @@ from search.buds.system import Costs, System, costs
 from search.buds.train import Growing, Growth, in_layout, settle
 from search.buds.validate import Validation, validate
 from search.finetune import DivergedError, steps_per_epoch, stream
-from search.recipe import recipe_for
+from search.recipe import Recipe, recipe_for
 from search.result import Report, TrialRequest, TrialResult
 from search.trial import RUNG_SAMPLES
 from spaces.budding import BuddingPolicy
@@ -144,13 +144,14 @@ class BudTrial:
                     counts[index] += len(own)
         return parts
 
-    def _grafted(self, index: int, recipe: object) -> Growth:
+    def _grafted(self, index: int, recipe: Recipe) -> Growth:
         scores = excitement(self.cut.tail, self._parts[index], self._task)
         going = leaving(self.cut.tail, self.cut.hidden, scores, self.policy.keep)
         bud = graft(self.cut.tail, self.cut.hidden, going, self.policy.rank, self._request.seed + index)
         if going:
             settle(bud, [hidden for hidden, _ in self._parts[index]])
-        return Growth(in_layout(bud, self._device), self.cut.hidden.to(self._device), self.policy, recipe)  # type: ignore[arg-type]
+        share = float((self.subtasks.assign(self.seen.last) == index).float().mean())
+        return Growth(in_layout(bud, self._device), self.cut.hidden.to(self._device), self.policy, recipe, share)
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class BudTrial:
         self, index: int, system: System, found: Validation, spent: Costs, classes: Mapping[int, float]
     ) -> Bud:
         score = found.buds[index]
-        figures = {"accuracy": score.accuracy, "parent": score.parent, "whole": score.whole}
+        figures = {"accuracy": score.accuracy, "parent_accuracy": score.parent, "whole": score.whole}
         figures |= {"share": score.share, "use": score.use}
         return Bud(
             parent="",

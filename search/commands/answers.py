@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.ablation import cells_of
+from search.commands.bud_answers import RENDER_BUDS
 from search.commands.device_answers import bench_answer, sensitivity_answer
 from search.console import (
     best_table,
@@ -39,11 +40,11 @@ def exit_code(verb: str, answer: Answer) -> int:
         return 2 if answer["refusals"] else 0
     if verb == "doctor":
         return 0 if answer["fit"] else 1
-    if verb in ("run", "demo") and answer["state"] == "stopped" and answer["reason"] == "interrupted":
+    if verb in ("run", "demo", "bud run") and answer["state"] == "stopped" and answer["reason"] == "interrupted":
         return 130
     if verb == "ablate":
         return 130 if answer["interrupted"] else 0
-    if verb in ("run", "demo", "best"):
+    if verb in ("run", "demo", "best", "bud run"):
         return 0 if answer["best"] and answer["best"]["feasible"] else 1
     return 0
 
@@ -228,4 +229,5 @@ RENDER: Mapping[str, Callable[[Answer], RenderableType]] = {
     "report": report_answer,
     "stop": stop_answer,
     "watch": study_tables,
+    **RENDER_BUDS,
 }
