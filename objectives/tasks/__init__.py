@@ -8,6 +8,7 @@ TASKS: Mapping[str, str] = {
     "chars": "objectives.tasks.chars:Chars",
     "cifar10": "objectives.tasks.cifar10:Cifar10",
     "digits": "objectives.tasks.digits:Digits",
+    "onnx": "objectives.tasks.onnx:Onnx",
     "tabular": "objectives.tasks.tabular:Tabular",
     "transformers": "objectives.tasks.transformers:Transformers",
 }
