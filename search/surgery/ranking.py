@@ -88,7 +88,7 @@ def _pass(
     threshold = between.kthvalue(left).values
     taken = between < threshold
     taken[positions(between == threshold)[: left - number(taken)]] = True
-    for choice, place, picked in zip(chosen, places, taken.split([len(place) for place in places]), strict=True):
+    for choice, place, picked in zip(chosen, places, torch.split(taken, [len(place) for place in places]), strict=True):
         choice[place[picked]] = True
     return True
 

@@ -2,6 +2,10 @@
 
     python -m tests.benchmarks.resnet20 --out rows.jsonl                # runs what the file does not hold yet
     python -m tests.benchmarks.resnet20 --out rows.jsonl --table        # prints the table of what it holds
+    python -m tests.benchmarks.resnet20 --out rows.jsonl --search channels 0.9 --home studies --only found
+
+With ``--search`` a study of 20 trials looks for a profile first (a quarter of an hour on one core; interrupted, it goes
+on where it was), and the best of its short trials joins as one more contender under the recipe ``tuned``.
 
 Validation is the first half of the test file; the figures are of its second half, by which nothing is chosen.
 Contenders differ in their profile alone; the recipe is the same for all: ``plain`` is one epoch from a learning rate of
@@ -20,24 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch_pruning
-from torch import nn
 
 from objectives.accuracy import mean_score
 from objectives.cost import count_macs
 from objectives.size import nonzeros, weights
 from objectives.task import Task
 from objectives.tasks.cifar10 import Cifar10
-from search.finetune import Finetuning, in_fast_layout, recalibrate, steps_per_epoch
-from search.recipe import recipe_for
 from search.result import Budget, TrialRequest
-from search.surgery.connectivity import Connectivity
-from search.surgery.optimizer import TrainingOptimizer
-from search.surgery.site import Site
 from search.trial import Trial
 from spaces import FinetuningPolicy, PruningPolicy, ReconnectionPolicy
 from spaces.policy import Policy
-from spaces.profile import CompressionProfile
+from spaces.profile import CompressionProfile, LayerOverride
+from tests.benchmarks.found import FOUND, SEARCHES, Found, found
+from tests.benchmarks.rival import pruned, trained
 from tests.data import FOLDER
 
 RECIPES = {
@@ -61,17 +60,28 @@ def contenders(sparsity: float) -> dict[str, list[Policy]]:
     }
 
 
-def channel_contenders() -> dict[str, list[Policy]]:
-    """Profiles that take half of the inner channels."""
-    whole: dict[str, Any] = {"granularity": "channel", "sparsity": 0.5, "interval": EVERY, "last_prune": 0.5}
-    return {
-        "ours, uniform": [PruningPolicy(allocation="uniform", **whole)],
-        "ours, uniform, merged": [PruningPolicy(allocation="uniform", merge=True, **whole)],
-        "ours, global gradient": [PruningPolicy(allocation="global", criterion="gradient", **whole)],
+#: Groups of channels that run along a stage's shortcuts: with them left alone, half of the others is half of the MACs.
+STREAMS = ("conv1", "layer2.0.conv2", "layer3.0.conv2")
+
+
+def channel_contenders() -> dict[str, CompressionProfile]:
+    """Profiles that take about half of the MACs, of blocks' inner channels or of all."""
+    whole: dict[str, Any] = {"granularity": "channel", "interval": EVERY, "last_prune": 0.5}
+    left = [LayerOverride(layer, "pruning", {"sparsity": 0.0}) for layer in STREAMS]
+    inner = {
+        "ours, uniform, inner": PruningPolicy(allocation="uniform", sparsity=0.5, **whole),
+        "ours, global gradient, inner": PruningPolicy(criterion="gradient", sparsity=0.5, **whole),
+    }
+    everywhere = {
+        "ours, uniform": PruningPolicy(allocation="uniform", sparsity=0.29, **whole),
+        "ours, global gradient": PruningPolicy(criterion="gradient", sparsity=0.29, **whole),
+    }
+    return {name: CompressionProfile.of(policy, layers=left) for name, policy in inner.items()} | {
+        name: CompressionProfile.of(policy) for name, policy in everywhere.items()
     }
 
 
-def jobs(seeds: int) -> Iterator[dict[str, Any]]:
+def jobs(seeds: int, searched: Mapping[str, Found]) -> Iterator[dict[str, Any]]:
     """Every row of the table, each named by its keys."""
     for recipe in RECIPES:
         for seed in range(seeds):
@@ -80,16 +90,19 @@ def jobs(seeds: int) -> Iterator[dict[str, Any]]:
                     yield {"kind": "weights", "name": name, "at": sparsity, "recipe": recipe, "seed": seed}
             for name in (*channel_contenders(), "torch-pruning L2", "torch-pruning Taylor"):
                 yield {"kind": "channels", "name": name, "at": 0.5, "recipe": recipe, "seed": seed}
+    for seed in range(seeds):
+        for each in searched.values():
+            yield {"kind": each.kind, "name": FOUND, "at": each.at, "recipe": "tuned", "seed": seed}
 
 
-def run(job: Mapping[str, Any], task: Task, precision: str) -> dict[str, float]:
+def run(job: Mapping[str, Any], task: Task, precision: str, searched: Mapping[str, Found]) -> dict[str, float]:
     """Compress, train one epoch, and measure on the half that nothing was chosen by."""
     recipe = RECIPES[job["recipe"]]
     if job["name"].startswith("torch-pruning"):
-        network = _rival(job["name"], task, recipe, job["seed"], precision)
+        network = pruned(task, job["at"], taylor=job["name"].endswith("Taylor"), inner_only=True, seed=job["seed"])
+        trained(network, task, recipe, epochs=1.0, seed=job["seed"], precision=precision)
     else:
-        policies = (contenders(job["at"]) if job["kind"] == "weights" else channel_contenders())[job["name"]]
-        profile = CompressionProfile.of(*policies, recipe)
+        profile = _profile(job, recipe, searched)
         request = TrialRequest(0, "benchmark", profile, job["seed"], Budget(1.0, 1, precision))
         trial = Trial(request, task, ["accuracy"], {})
         for _ in trial.iterations():
@@ -106,38 +119,13 @@ def run(job: Mapping[str, Any], task: Task, precision: str) -> dict[str, float]:
     }
 
 
-def _rival(name: str, task: Task, recipe: FinetuningPolicy, seed: int, precision: str) -> nn.Module:
-    """torch-pruning's own pruner over the inner channels, then the same epoch."""
-    torch.manual_seed(seed)
-    network = task.network()
-    inputs = task.example_inputs()
-    inner = [m for n, m in network.named_modules() if n.endswith("conv1") and n != "conv1"]
-    left = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in inner]
-    taylor = name.endswith("Taylor")
-    importance: Any = (
-        torch_pruning.importance.GroupTaylorImportance()
-        if taylor
-        else torch_pruning.importance.MagnitudeImportance(p=2)
-    )
-    pruner = torch_pruning.pruner.MetaPruner(
-        network, inputs, importance=importance, pruning_ratio=0.5, global_pruning=taylor, ignored_layers=left
-    )
-    if taylor:
-        for _, (x, y) in zip(range(4), task.batches("train", shuffle_seed=seed), strict=False):
-            task.loss(network(x), y).backward()  # type: ignore[no-untyped-call]
-    pruner.step()
-    network.zero_grad(set_to_none=True)
-    in_fast_layout(network)
-    constants = recipe_for(task, recipe, precision)
-    connectivity = Connectivity(network)
-    optimizer = TrainingOptimizer.from_recipe(network.parameters(), constants)
-    steps = steps_per_epoch(task)
-    site = Site(network, CompressionProfile(), connectivity, torch.Generator(), steps, inputs, optimizer)
-    teacher = task.network() if constants.distillation > 0 else None
-    loop = Finetuning(site, [], task, constants, start=constants.learning_rate, seed=seed, teacher=teacher)
-    loop.train(until=steps, iteration=0)
-    recalibrate(network, task, seed, "cpu")
-    return network.eval()
+def _profile(job: Mapping[str, Any], recipe: FinetuningPolicy, searched: Mapping[str, Found]) -> CompressionProfile:
+    if job["name"] == FOUND:
+        return next(each.profile for each in searched.values() if (each.kind, each.at) == (job["kind"], job["at"]))
+    if job["kind"] == "weights":
+        return CompressionProfile.of(*contenders(job["at"])[job["name"]], recipe)
+    made = channel_contenders()[job["name"]]
+    return CompressionProfile.of(*made.policies.values(), recipe, layers=made.layers)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -149,10 +137,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| what goes | recipe | contender | points lost | seeds | MACs | weights |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (kind, at, recipe, name), found in groups.items():
-        lost = [row["baseline"] - row["test"] for row in found]
+    for (kind, at, recipe, name), group in groups.items():
+        lost = [row["baseline"] - row["test"] for row in group]
         spread = f" ± {(max(lost) - min(lost)) / 2:.2f}" if len(lost) > 1 else ""
-        macs, share = (statistics.mean(row[key] for row in found) for key in ("macs", "weights"))
+        macs, share = (statistics.mean(row[key] for row in group) for key in ("macs", "weights"))
         what = f"{at:.0%} of the {kind}"
         mean = statistics.mean(lost)
         lines.append(f"| {what} | {recipe} | {name} | {mean:.2f}{spread} | {len(lost)} | {macs:.3f} | {share:.3f} |")
@@ -168,6 +156,10 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="I/N: run every N-th row from the I-th, one process each")
     parser.add_argument("--only", default="", help="rows whose line holds this text")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--search", nargs="+", default=[], choices=SEARCHES, help="look for a profile first")
+    parser.add_argument("--home", type=Path, help="where the searches are kept; needed to go on with them")
+    parser.add_argument("--trials", type=int, default=20, help="of a search")
+    parser.add_argument("--epochs", type=float, default=1.0, help="of a search's trials at most")
     args = parser.parse_args()
     files = sorted(args.out.parent.glob(f"{args.out.stem}*{args.out.suffix}"))
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
@@ -177,14 +169,22 @@ def main() -> None:
     torch.set_num_threads(1)
     part, parts = map(int, args.part.split("/"))
     done = {json.dumps(row["job"], sort_keys=True) for row in rows}
-    missing = [j for j in jobs(args.seeds) if json.dumps(j, sort_keys=True) not in done and args.only in json.dumps(j)]
-    weights_file = FOLDER / "weights" / "resnet20-cifar10-jpeg.safetensors"
     with tempfile.TemporaryDirectory() as cache:
+        home = args.home or Path(cache)
+        searched = {
+            name: found(name, home, trials=args.trials, epochs=args.epochs, precision=args.precision)
+            for name in args.search
+        }
+        wanted = [json.dumps(job, sort_keys=True) for job in jobs(args.seeds, searched)]
+        missing = [json.loads(job) for job in wanted if job not in done and args.only in job]
+        weights_file = FOLDER / "weights" / "resnet20-cifar10-jpeg.safetensors"
         task = Cifar10(
             data_dir=str(FOLDER / "cifar10"), weights=str(weights_file), validation="test-head", cache_dir=cache
         )
         for job in missing[part::parts]:
-            row = dict(job) | run(job, task, args.precision) | {"job": job}
+            row = job | run(job, task, args.precision, searched) | {"job": job}
+            if job["name"] == FOUND:
+                row["profile"] = _profile(job, RECIPES[job["recipe"]], searched).to_dict()
             with args.out.with_stem(f"{args.out.stem}-{part}").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
