@@ -71,7 +71,7 @@ class Connectivity:
         return self._books.active
 
     @property
-    def closed(self) -> Mapping[tuple[str, int], Channel]:
+    def closed(self) -> dict[tuple[str, int], Channel]:
         """The masked channels."""
         return self._closings.closed
 

@@ -63,8 +63,8 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "gpt2-classifier": ("sequence-classification", GPT2, True),
     "vit": ("image-classification", VISION | {"model_type": "vit"}, True),
     "resnet": ("image-classification", RESNET | {"model_type": "resnet"}, True),
-    "bart": ("seq2seq", BART | {"model_type": "bart"}, False),
-    "t5": ("seq2seq", T5 | {"model_type": "t5"}, False),
+    "bart": ("seq2seq", BART | {"model_type": "bart"}, True),
+    "t5": ("seq2seq", T5 | {"model_type": "t5"}, True),
 }
 
 

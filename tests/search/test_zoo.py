@@ -177,7 +177,7 @@ def test_a_layer_that_no_graph_can_hold_is_named() -> None:
 class Holder(nn.Module):
     """A weight of its own, used without a layer."""
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = weight
 
