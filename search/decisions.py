@@ -19,8 +19,9 @@ from spaces.policy import Harsher, Value
 from spaces.profile import CompressionProfile
 from spaces.space import SearchSpace
 
-#: Steps of a long budget.
-LONG = 10_000
+#: Budgets in which it is asked whether a knob matters: one so long that rounding hides nothing, and two so short that
+#: what must fill before a policy acts may not.
+BUDGETS = (64, 250, 10_000)
 
 Corner = Literal["mildest", "middle", "harshest"]
 
@@ -104,10 +105,12 @@ def _owners(name: str) -> set[str]:
 
 
 def _matters(space: SearchSpace, points: list[dict[str, Value]], name: str, policy: str) -> bool:
-    """Whether the knob decides how often the policy acts, in a budget so long that rounding hides nothing."""
+    """Whether the knob decides how often the policy acts."""
     options = ends(space.distributions()[name])
     return any(
-        len({_acts(space.profile(point | {name: end}), policy, LONG) for end in options}) > 1 for point in points
+        len({_acts(space.profile(point | {name: end}), policy, steps) for end in options}) > 1
+        for point in points
+        for steps in BUDGETS
     )
 
 

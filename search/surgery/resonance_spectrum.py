@@ -17,6 +17,8 @@ from torch import Tensor
 
 from search.surgery.resonance_history import GradientHistory
 
+#: Below this share of the power at DC and Nyquist's, what is left is rounding.
+ROUNDING = 1e-10
 #: A gradient is steady where |mean| / standard deviation reaches this: its connection descends consistently.
 STEADY = 1.0
 
@@ -89,9 +91,9 @@ def signal_of(history: GradientHistory, name: str, connections: int, significanc
     critical = critical_g(length, significance) if significance is not None else 0.0
     frequency, resonant, steady = [], [], []
     for _, _, ring_KNB, scale_KN in history.pieces(name):
-        power_KMB, total_KB, mean_KB, variance_KB = _power(ring_KNB, scale_KN)
+        power_KMB, total_KB, mean_KB, variance_KB, left_KB = _power(ring_KNB, scale_KN)
         peak_KB = power_KMB.amax(1)
-        significant = (peak_KB > critical * total_KB) & (total_KB > 0)
+        significant = (peak_KB > critical * total_KB) & (total_KB > ROUNDING * left_KB)
         at = significant.nonzero(as_tuple=True)
         # The peak's place is asked for where it counts only: finding it costs more than the transform.
         found = torch.zeros_like(peak_KB)
@@ -104,8 +106,8 @@ def signal_of(history: GradientHistory, name: str, connections: int, significanc
     return Signal(*parts)
 
 
-def _power(ring_KNB: Tensor, scale_KN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(K, M, B) power, and (K, B) its sum, the mean of the series and its variance (Parseval)."""
+def _power(ring_KNB: Tensor, scale_KN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(K, M, B) power, and (K, B) its sum, the series' mean and variance (Parseval), the power at DC and Nyquist's."""
     length = ring_KNB.shape[1]
     m = ordinates(length)
     # The scales go into the basis, block by block: there are far fewer of its entries than of the history's.
@@ -114,5 +116,6 @@ def _power(ring_KNB: Tensor, scale_KN: Tensor) -> tuple[Tensor, Tensor, Tensor, 
     power_KMB = transform[:, :m].square().addcmul_(transform[:, m : 2 * m], transform[:, m : 2 * m])
     total_KB = power_KMB.sum(1)
     mean_KB = transform[:, -2] / length
-    variance_KB = (2 * total_KB + transform[:, -1].square()) / length**2
-    return power_KMB, total_KB, mean_KB, variance_KB
+    nyquist_KB = transform[:, -1].square()
+    variance_KB = (2 * total_KB + nyquist_KB) / length**2
+    return power_KMB, total_KB, mean_KB, variance_KB, nyquist_KB.add_(transform[:, -2].square())
