@@ -17,7 +17,7 @@ from objectives.task import call, move
 from search.surgery.mechanism import Clock, Mechanism, Receipt
 from search.surgery.routing_blocks import Block, blocks, inner_channels, node_macs
 from search.surgery.routing_gate import Annealing, RoutingGate
-from search.surgery.routing_graph import add_skip, gate_name, insert, skip_weights
+from search.surgery.routing_graph import HOLDER, add_skip, gate_name, insert, skip_weights
 from search.surgery.site import Site
 from spaces.errors import NetworkError
 from spaces.routing import STATIC, RoutingPolicy
@@ -68,8 +68,12 @@ class Routing(Mechanism):
         cpu = copy.deepcopy(site.graph).cpu()
         total = sum(node_macs(cpu, tuple(x.cpu() for x in site.example_inputs)).values())
         self._share = {gate_name(block): block.macs / total for block in self._blocks}
-        for block in self._blocks:
+        # The last one first: what an earlier block hands on, once it is gated, is then what a later one reads.
+        for block in reversed(self._blocks):
             self._add(site, site.graph, block)
+        held = site.graph.get_submodule(HOLDER)._modules
+        for name in reversed(list(held)):
+            held[name] = held.pop(name)
         if site.task is not None:
             for gate, pooled in self._heard(lambda gate, x: gate.pooled(x), step=0):
                 gate.standardize(pooled)

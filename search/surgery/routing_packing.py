@@ -54,6 +54,9 @@ def packed(network: nn.Module, example_inputs: tuple[Tensor, ...]) -> nn.Module:
             _pack_channels(traced, target, gate, call, product, inner, example_inputs)
         else:
             _pack_block(traced, target, gate, call, product, inner, batches)
+    for module in traced.modules():
+        if isinstance(module, RoutedBlock | RoutedChannels):
+            module.ran = module.seen = 0
     traced.graph.lint()
     traced.delete_all_unused_submodules()
     traced.recompile()
@@ -102,14 +105,15 @@ def _pack_block(
     assert isinstance(bypass, fx.Node)
     body, read = _body(traced, nodes, inner, batches)
     after = next(iter(total.users)) if len(total.users) == 1 else total
-    last = after if _rectifies(traced, after) else total
+    rectifies = after is not total and _rectifies(traced, after)
+    last = after if rectifies else total
     module = RoutedBlock(
         gate,
         body,
         [batches.by_sample(each) for each in read],
         replaces=replaces,
         owns=_owned(traced, bypass, {total, product, call, other, *nodes}),
-        rectifies=last is after,
+        rectifies=rectifies,
         rectified=_rectified(traced, bypass),
     )
     traced.get_submodule(HOLDER).add_module(target.partition(".")[2], module.eval())
