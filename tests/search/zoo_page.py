@@ -77,5 +77,5 @@ def _untraced() -> list[str]:
         "## Networks without a graph\n\nEdges need a graph. Where torch.fx cannot make one, the message says where:\n"
     )
     # Another line above that of the zoo's own network would make the page stale.
-    shown = {name: re.sub(r"\((zoo[.]py):[0-9]+ `(.*)`\)", r"(\1, \2)", text) for name, text in messages.items()}
+    shown = {name: re.sub(r"\((zoo_odd[.]py):[0-9]+ `(.*)`\)", r"(\1, \2)", text) for name, text in messages.items()}
     return [head, *(f"- `{name}`: {text}" for name, text in shown.items()), ""]
