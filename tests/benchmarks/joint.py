@@ -21,6 +21,15 @@ from search.ablation import markdown
 from search.home import Home
 from search.machine import cores
 from search.study import Study
+from spaces import (
+    FinetuningPolicy,
+    GranularityPolicy,
+    PruningPolicy,
+    ReconnectionPolicy,
+    ResonancePolicy,
+    RoutingPolicy,
+)
+from spaces.policy import Policy
 from tests.data import FOLDER
 
 OBJECTIVES = {"accuracy": "maximize", "bops": "minimize", "size_bytes": "minimize"}
@@ -40,14 +49,40 @@ def joint_study(task: str, *, trials: int, epochs: float, concurrent: int) -> di
         "budget": {"epochs": epochs, "iterations": 6, "scheduler": "mo-asha", "grace": 2},
         "resources": {"concurrent": concurrent},
         "spaces": {
-            "pruning": {"granularity": "channel", "sparsity": {"low": 0.1, "high": 0.6}},
-            "reconnection": {"mode": "gmp_regrow", "radius": {"low": 0, "high": 2}},
-            "routing": {"target_cost": {"low": 0.6, "high": 0.95}, "blocks": "residual"},
-            "granularity": {"bits": {"low": 4.0, "high": 8.0}},
-            "resonance": {"sparsity": {"low": 0.5, "high": 0.9}, "criterion": "resonance", "history": 16, "average": 1},
-            "finetuning": {"learning_rate": {"low": 0.02, "high": 0.1}, "distillation": 0.9, "temperature": 4.0},
+            "pruning": _searching(
+                PruningPolicy(granularity="channel", interval=0.05),
+                sparsity={"low": 0.1, "high": 0.6},
+                criterion=["magnitude", "gradient", "activation"],
+                allocation=["global", "uniform"],
+            ),
+            "reconnection": _searching(
+                ReconnectionPolicy(radius=2), radius={"low": 0, "high": 2}, criterion=["gradient", "momentum"]
+            ),
+            "routing": _searching(
+                RoutingPolicy(blocks="residual"),
+                target_cost={"low": 0.6, "high": 0.95},
+                unit=["block", "channel_group"],
+                pooling=["average", "attention"],
+            ),
+            "granularity": _searching(
+                GranularityPolicy(), bits={"low": 4.0, "high": 8.0}, controller=["sqnr", "variance", "learned"]
+            ),
+            "resonance": _searching(
+                ResonancePolicy(history=16, average=1),
+                sparsity={"low": 0.5, "high": 0.9},
+                keep=["high", "low"],
+                estimator=["fft", "lag1"],
+            ),
+            "finetuning": _searching(
+                FinetuningPolicy(distillation=0.9, temperature=4.0), learning_rate={"low": 0.02, "high": 0.1}
+            ),
         },
     }
+
+
+def _searching(policy: Policy, **searched: object) -> dict[str, object]:
+    """A table of a study file that searches the knobs named and leaves the others at the policy's values."""
+    return {**policy.values(), **searched}
 
 
 def run(task: str, home: Path, *, trials: int, epochs: float, seeds: int) -> dict[str, Any]:
