@@ -6,7 +6,8 @@
 
 A layer of codes is timed as it runs, from a float32 input to a float32 output: finding the range and rounding the input
 are part of it. It stands beside float32 in the memory layout that is faster, and beside the same codes without the
-kernel (``simulated``). On ResNet-20 validation is the first half of the test file; by the second nothing is chosen.
+kernel (``simulated``). With one thread it is the processor's time that counts, not the clock's. On ResNet-20 validation
+is the first half of the test file; by the second nothing is chosen.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from objectives.tasks.cifar10 import Cifar10
 from search.result import Budget, TrialRequest
 from search.scoring import measure_baseline
 from search.surgery.granularity_finish import replace_units
-from search.surgery.granularity_kernels import available, execution_of
+from search.surgery.granularity_kernels import available, execution_of, processor_seconds
 from search.surgery.granularity_units import Grain
 from search.trial import Trial
 from spaces import FinetuningPolicy, GranularityPolicy
@@ -42,7 +43,7 @@ BATCHES = (1, 64)
 
 
 def kernels(repeats: int = 5) -> Iterator[dict[str, Any]]:
-    """A row per layer, level and batch: microseconds of a call, the least of some."""
+    """A row per layer, level and batch: microseconds of a call, the least of some repetitions."""
     for shape in (*LINEAR, *CONVOLUTIONS):
         for bits in (8, 4):
             plain = _layer(shape)
@@ -96,17 +97,13 @@ def _copy(layer: nn.Module) -> nn.Module:
 
 
 def _microseconds(call: Callable[[], object], repeats: int) -> float:
-    call()
-    start = time.perf_counter()
-    call()
-    number = max(1, round(0.01 / max(1e-6, time.perf_counter() - start)))
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
+    number = max(1, round(0.002 / max(1e-6, processor_seconds(call, 1))))
+
+    def several() -> None:
         for _ in range(number):
             call()
-        best = min(best, (time.perf_counter() - start) / number)
-    return best * 1e6
+
+    return processor_seconds(several, repeats) / number * 1e6
 
 
 def resnet20(bits: float, epochs: float, settings: dict[str, Any], seed: int = 0) -> dict[str, Any]:

@@ -315,7 +315,7 @@ def test_a_budget_that_shrinks_is_kept_within_one_batch(controller: str) -> None
 def _held(bits: int, activations: str = "dynamic") -> nn.Module:
     network = nn.Sequential(nn.Linear(4, 2)).requires_grad_(False)
     with torch.no_grad():
-        network[0].weight.copy_(torch.tensor([[127.0, -40.0, 7.0, 0.0], [1.27, 1.27, -1.27, 0.01]]))  # type: ignore[operator, union-attr]
+        network[0].weight.copy_(torch.tensor([[127.0, -40.0, 7.0, 0.0], [1.27, 1.27, -1.27, 0.01]]))  # type: ignore[operator]
     replace_units(network, {"0": Grain((2,), [bits], activations, torch.bfloat16, range=torch.tensor(1.0))}, [])
     return network
 

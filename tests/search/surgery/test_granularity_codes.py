@@ -121,7 +121,7 @@ def test_a_kernel_gives_bit_for_bit_what_float32_gives(name: str, bits: int) -> 
     make, shape = LAYERS[name]
     torch.manual_seed(0)
     network = nn.Sequential(make()).requires_grad_(False)
-    rows = network[0].weight.shape[0]  # type: ignore[union-attr, index]
+    rows = network[0].weight.shape[0]  # type: ignore[index]
     replace_units(network, {"0": Grain((int(rows),), [bits], "dynamic", torch.bfloat16)}, [])
     layer: Any = network[0]
     kind = "matrix" if isinstance(make(), nn.Linear) else "convolution"
