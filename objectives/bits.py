@@ -35,10 +35,12 @@ class LayerBits:
     Args:
         weights: How many.
         bits: Of each, on average.
+        input_bits: Of what they multiply, on average.
     """
 
     weights: int
     bits: float
+    input_bits: float = 32.0
 
 
 def coded(network: nn.Module) -> dict[str, Coded]:
@@ -53,7 +55,8 @@ def layer_bits(network: nn.Module) -> dict[str, LayerBits]:
         for name, weight in maskable(network).items()
     }
     return plain | {
-        name: LayerBits(layer.values().numel(), layer.weight_bits) for name, layer in coded(network).items()
+        name: LayerBits(layer.values().numel(), layer.weight_bits, layer.bit_products / layer.weight_bits)
+        for name, layer in coded(network).items()
     }
 
 

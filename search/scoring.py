@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from objectives.accuracy import extra_scores, mean_score
+from objectives.bits import LayerBits, coded, layer_bits
 from objectives.cost import count
 from objectives.execution import USE, place, watched
 from objectives.objective import OBJECTIVES, known
@@ -103,9 +104,10 @@ def measure_baseline(
     return scores_of(outcome, list(dict.fromkeys([*known(outcome), *own, *measures]))) | {"weights": count}
 
 
-def layer_rows(ledger: Ledger, active: Mapping[str, int]) -> tuple[dict[str, object], ...]:
-    """One row per layer: how many connections it had, has, and how many came and went."""
-    return tuple(
+def layer_rows(ledger: Ledger, active: Mapping[str, int], network: nn.Module) -> tuple[dict[str, object], ...]:
+    """One row per layer: how many connections it had, has, and how many came and went; bits where any are fewer."""
+    bits = layer_bits(network) if coded(network) else {}
+    rows = (
         {
             "layer": layer,
             "weights": start,
@@ -116,3 +118,8 @@ def layer_rows(ledger: Ledger, active: Mapping[str, int]) -> tuple[dict[str, obj
         }
         for layer, start in ledger.active_at_start.items()
     )
+    return tuple(row | _bits(bits.get(str(row["layer"]).rpartition(".")[0])) for row in rows)
+
+
+def _bits(layer: LayerBits | None) -> dict[str, object]:
+    return {} if layer is None else {"bits": layer.bits, "activation_bits": layer.input_bits}

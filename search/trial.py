@@ -182,7 +182,8 @@ class Trial:
         if self._checkpoints is not None:
             save_network(self._checkpoints.folder, network, site.example_inputs)
         scores = scores_of(outcome, self._measures)
-        return Finished(network, outcome.ledger, scores, metrics, layer_rows(outcome.ledger, site.connectivity.active))
+        rows = layer_rows(outcome.ledger, site.connectivity.active, network)
+        return Finished(network, outcome.ledger, scores, metrics, rows)
 
     # -- figures ----------------------------------------------------------------------------------------------------
 
@@ -220,10 +221,14 @@ class Trial:
         return Report(iteration, of, scores_of(outcome, self._measures), metrics)
 
     def _outcome(self, network: nn.Module, site: Site, limit: int | None) -> Outcome:
-        measured = measure(network, self._task, self._device, limit) | self._timed(network, limit is not None) | {
-            "survived": float(site.connectivity.survived()),
-            "ever_pruned": float(site.connectivity.ever_pruned()),
-        }
+        measured = (
+            measure(network, self._task, self._device, limit)
+            | self._timed(network, limit is not None)
+            | {
+                "survived": float(site.connectivity.survived()),
+                "ever_pruned": float(site.connectivity.ever_pruned()),
+            }
+        )
         inputs = tuple(x.cpu() for x in site.example_inputs)
         ledger = site.connectivity.ledger(site.receipts)
         return Outcome(network, self._baseline, ledger, self._request.profile, measured, inputs)

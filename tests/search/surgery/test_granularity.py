@@ -21,6 +21,7 @@ from search.export import export, load
 from search.finetune import Finetuning
 from search.recipe import Recipe
 from search.resources import Override, Readings, ResourceBudget, ResourceManager, recorded
+from search.result import Budget, Report, TrialRequest, TrialResult
 from search.surgery.finalize import finalize
 from search.surgery.granularity import Granularity
 from search.surgery.granularity_controllers import InputVariance, Learned, SignalToNoise
@@ -29,6 +30,7 @@ from search.surgery.granularity_finish import replace_units
 from search.surgery.granularity_layers import CodedLinear
 from search.surgery.granularity_levels import View, mean, steady, within
 from search.surgery.granularity_units import Grain, grains, units
+from search.trial import run_trial
 from spaces import GranularityPolicy, PruningPolicy, ReconnectionPolicy
 from spaces.errors import ExportError
 from spaces.ledger import Ledger
@@ -152,6 +154,20 @@ def test_what_cannot_have_a_precision_is_left_alone_and_counted() -> None:
     site = site_for(task.network(), task, CompressionProfile.of(GranularityPolicy()), 16)
     Granularity(GranularityPolicy()).attach(site)
     assert list(units(site.network)) == ["last"]
+
+
+def test_a_trial_reports_levels_and_its_table_of_layers_says_the_bits(tmp_path: Path) -> None:
+    profile = CompressionProfile.of(GranularityPolicy(bits=6.0), PruningPolicy(sparsity=0.5))
+    request = TrialRequest(0, "bits", profile, 0, Budget(epochs=2.0, iterations=2))
+    *reports, result = run_trial(request, TASK, ["accuracy", "bops"], {}, checkpoints=tmp_path)
+    assert isinstance(result, TrialResult)
+    assert result.state == "complete", result.reason
+    assert {"granularity/mean_bits", "granularity/decisions", "granularity/overrides"} <= result.metrics.keys()
+    bits = {row["layer"]: (row["bits"], row["activation_bits"]) for row in result.layers}
+    assert bits["0.weight"] == bits["6.weight"] == (8.0, 8.0)
+    assert {pair[0] for pair in bits.values()} <= {16.0, 8.0, 4.0}
+    # A rung is scored at the end state, so long before the levels have settled.
+    assert all(isinstance(report, Report) and report.scores["bops"] < 78_368 * 1024 / 8 for report in reports)
 
 
 # -- controllers ----------------------------------------------------------------------------------------------------
