@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from objectives.execution import Gate
+
 if TYPE_CHECKING:
     from search.surgery.channel import Channel
 
@@ -81,7 +83,9 @@ class Closings:
         keep = self.held.setdefault(name, torch.ones_like(value, dtype=torch.bool))
         shadow = self.shadow.setdefault(name, torch.zeros_like(value))
         goes = _at(value, index) & keep
-        shadow.copy_(torch.where(goes, value, shadow))
+        if not isinstance(self._network.get_submodule(name.rpartition(".")[0]), Gate):
+            # What a gate reads of a channel comes back at 0, or a revived channel would change its choice.
+            shadow.copy_(torch.where(goes, value, shadow))
         keep &= ~goes
         value.masked_fill_(goes, 0)
         return goes
