@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
-import plotly.graph_objects as go
 from dash import Dash, Input, Output, State, ctx, html, no_update
 from flask import Flask, Response, abort, redirect, send_file
 
@@ -180,7 +179,7 @@ def _add_overview(app: Dash, source: Source, prefix: str) -> None:
         Output("front", "figure"), Input("version", "data"), Input("x", "value"), Input("y", "value"),
         Input("trial", "value"), State("study", "data"), prevent_initial_call=True,
     )  # fmt: skip
-    def front(_: str, x: str, y: str, number: int | None, name: str) -> go.Figure:
+    def front(_: str, x: str, y: str, number: int | None, name: str) -> Any:
         return untitled(front_figure(source.load(name), x, y, selected=number))[1]
 
     @app.callback(
@@ -205,16 +204,23 @@ def _add_trial(app: Dash, source: Source, prefix: str) -> None:
         _: str, click: Any, _b: int, _n: int, _t: int, shown: int | None, followed: int | None, name: str
     ) -> tuple[Any, Any, Any]:
         frames = source.load(name)
-        return _options(frames), _chosen(frames, ctx.triggered_id, click, shown, followed), frames.best
+        number = _chosen(frames, ctx.triggered_id, click, shown, followed)
+        return _options(frames), no_update if number == shown else number, frames.best
 
     @app.callback(
-        Output("trial-card", "children"), Output("trial-title", "children"), Output("trial-figures", "children"),
-        Input("trial", "value"), Input("version", "data"), State("study", "data"), prevent_initial_call=True,
+        Output("trial-card", "children"), Input("trial", "value"), Input("version", "data"), State("study", "data"),
+        prevent_initial_call=True,
     )  # fmt: skip
-    def trial(number: int | None, _: str, name: str) -> tuple[Any, Any, Any]:
-        frames = source.load(name)
+    def trial(number: int | None, _: str, name: str) -> Any:
+        return trial_card(source.load(name), number)
+
+    @app.callback(
+        Output("trial-title", "children"), Output("trial-figures", "children"), Input("trial", "value"),
+        State("study", "data"), prevent_initial_call=True,
+    )  # fmt: skip
+    def detail(number: int | None, name: str) -> tuple[Any, Any]:
         title = "" if number is None else f"Trial {number} in detail"
-        return trial_card(frames, number), title, trial_cards(frames, number)
+        return title, trial_cards(source.load(name), number)
 
     if source.link is not None:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -107,4 +108,5 @@ class Frames:
         """Differs where two readings of the study differ in anything that a page shows."""
         states = self.trials["state"].value_counts().sort_index().to_dict()
         parts = (self.phase, self.reason, self.wanted, states, self.front(), self.best, dict(self.constraints))
-        return repr((*parts, sorted(self.importances.items()), round(self.seconds)))
+        known = repr((*parts, sorted(self.importances.items()), round(self.seconds)))
+        return hashlib.sha256(known.encode()).hexdigest()

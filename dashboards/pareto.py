@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.frames import Frames
-from dashboards.style import BLUE, GREEN, GREY, INK, ORANGE, RED, empty, short, styled
+from dashboards.style import BLUE, GREEN, GREY, INK, ORANGE, RED, empty, line_across, short, styled
 
 #: What a point is, in the order in which they are drawn: name, colour, symbol, size.
 KINDS = (
@@ -59,11 +57,20 @@ def front_figure(
     chosen = frames.trial(selected)
     if chosen is not None and pd.notna(chosen[x]) and pd.notna(chosen[y]):
         figure.add_trace(_ring(float(chosen[x]), float(chosen[y])))
-    for axis, name in (("x", x), ("y", y)):
-        if name in frames.bounds:
-            figure.add_shape(**_limit(axis, frames.bounds[name], f"{name} {frames.constraints.get(name, '')}"))
-    figure = styled(figure, title=title, height=height, xaxis={"title": {"text": x}}, yaxis={"title": {"text": y}})
-    return figure.update_layout(clickmode="event", hovermode="closest")
+    return styled(
+        figure,
+        title=title,
+        height=height,
+        xaxis={"title": {"text": x}},
+        yaxis={"title": {"text": y}},
+        clickmode="event",
+        hovermode="closest",
+        shapes=[
+            line_across(axis, frames.bounds[name], f"{name} {frames.constraints.get(name, '')}", ORANGE)
+            for axis, name in (("x", x), ("y", y))
+            if name in frames.bounds
+        ],
+    )
 
 
 def kinds_of(trials: pd.DataFrame) -> pd.Series:
@@ -75,20 +82,6 @@ def kinds_of(trials: pd.DataFrame) -> pd.Series:
     kinds[complete & feasible] = "feasible"
     kinds[trials["front"].astype(bool)] = "front"
     return kinds
-
-
-def _limit(axis: str, bound: float, text: str) -> dict[str, Any]:
-    """A dashed line across the plot where a constraint ends."""
-    other = "y" if axis == "x" else "x"
-    ends = {f"{axis}0": bound, f"{axis}1": bound, f"{other}0": 0, f"{other}1": 1}
-    references = {f"{axis}ref": axis, f"{other}ref": "paper"}
-    return {
-        "type": "line",
-        "line": {"dash": "dash", "color": ORANGE, "width": 1.5},
-        "label": {"text": text, "textposition": "start", "padding": 6, "font": {"size": 11}},
-        **ends,
-        **references,
-    }
 
 
 def _baseline(frames: Frames, x: str, y: str) -> go.Scatter:
@@ -115,7 +108,8 @@ def _points(
         y=rows[y],
         mode="markers",
         name=name,
-        customdata=rows[["number"]],
+        # Plain lists: what plotly packs as an array comes back from a click as a mapping.
+        customdata=[[int(number)] for number in rows["number"]],
         text=[_hover(frames, row, name) for _, row in rows.iterrows()],
         hovertemplate="%{text}<extra></extra>",
         marker={"symbol": symbol, "size": size, "color": color, "line": {"width": 1.5, "color": color}},
@@ -125,12 +119,8 @@ def _points(
 def _hover(frames: Frames, row: pd.Series, kind: str) -> str:
     lines = [f"<b>trial {row['number']}</b> {kind}"]
     lines += [f"{name} {short(row[name])}" for name in frames.directions if pd.notna(row.get(name))]
-    lines += [f"{name} {_short(row[name])}" for name in frames.searched() if pd.notna(row[name])]
+    lines += [f"{name} {short(row[name])}" for name in frames.searched() if pd.notna(row[name])]
     return "<br>".join(lines[:14])
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _add_front_line(figure: go.Figure, rows: pd.DataFrame, x: str, y: str) -> None:

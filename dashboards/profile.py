@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards.frames import Frames
-from dashboards.style import BLUE, GREEN, ORANGE, RED, empty, short, styled
+from dashboards.style import BLUE, GREEN, ORANGE, empty, line_across, short, styled
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,6 @@ def profile_figure(frames: Frames, number: int) -> go.Figure:
                 showlegend=False,
             )
         )
-    figure.add_vline(x=1, line={"dash": "dot", "color": RED})
     return styled(
         figure,
         title=title,
@@ -115,6 +114,7 @@ def profile_figure(frames: Frames, number: int) -> go.Figure:
         xaxis={"tickformat": ".0%", "rangemode": "tozero"},
         yaxis={"autorange": "reversed"},
         bargap=0.35,
+        shapes=[line_across("x", 1.0)],
     )
 
 

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from dashboards.frames import Frames
 from dashboards.pareto import kinds_of
-from dashboards.style import BLUE, GREEN, ORANGE, RED, SKY, empty, styled
+from dashboards.style import BLUE, GREEN, ORANGE, SKY, empty, line_across, styled
 from objectives.pareto import front, normalized_hypervolume
 
 
@@ -82,8 +82,12 @@ def history_figure(frames: Frames, objective: str | None = None) -> go.Figure:
     best = feasible[objective].cummax() if frames.directions[objective] == "maximize" else feasible[objective].cummin()
     line = {"color": GREEN, "shape": "hv", "width": 2}
     figure.add_trace(go.Scatter(x=feasible["number"], y=best, mode="lines", name="best so far", line=line))
-    if objective in frames.baseline:
-        figure.add_hline(y=frames.baseline[objective], line={"dash": "dot", "color": RED}, annotation_text="baseline")
+    before = [line_across("y", frames.baseline[objective], "baseline")] if objective in frames.baseline else []
     return styled(
-        figure, title=title, height=320, xaxis={"title": {"text": "trial"}}, yaxis={"title": {"text": objective}}
+        figure,
+        title=title,
+        height=320,
+        xaxis={"title": {"text": "trial"}},
+        yaxis={"title": {"text": objective}},
+        shapes=before,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 from dash import dcc
 from dash.development.base_component import Component
+from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from dashboards.look import CSS
@@ -42,14 +44,18 @@ def markup(part: Any) -> str:
         return "".join(markup(child) for child in part)
     if isinstance(part, go.Figure):
         title, plain = untitled(part)
-        return f"<h3>{escape(title)}</h3>{plain.to_html(include_plotlyjs=False, full_html=False, config=CONFIG)}"
+        return f"<h3>{escape(title)}</h3>{_plot(plain)}"
     if isinstance(part, dcc.Graph):
-        return markup(getattr(part, "figure", None))
+        return _plot(getattr(part, "figure", {}))
     if not isinstance(part, Component):
         return escape(str(part))
     if part._namespace != "dash_html_components":
         raise TypeError(f"a page that stands alone holds HTML and figures, but not a {part._type}")
     return _element(part)
+
+
+def _plot(figure: Mapping[str, Any]) -> str:
+    return str(to_html(figure, include_plotlyjs=False, full_html=False, config=CONFIG, validate=False))
 
 
 def _element(part: Component) -> str:

@@ -36,34 +36,48 @@ def styled(figure: go.Figure, *, title: str, height: int = 400, **layout: Any) -
 
     What a reader has zoomed into stays as it is when the figure is drawn anew.
     """
-    figure.update_layout(
-        title={
-            "text": title,
-            "x": 0.0,
-            "y": 1.0,
-            "xanchor": "left",
-            "yanchor": "top",
-            "pad": {"l": 4, "t": 8},
-            "font": {"size": 15},
-        },
-        font={"family": FONT, "size": 12, "color": INK},
-        template="plotly_white",
-        height=height,
-        margin={"l": 8, "r": 12, "t": 62, "b": 8},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0.0, "font": {"size": 11}},
-        hoverlabel={"align": "left", "font": {"family": FONT}},
-        uirevision=title,
-    )
-    figure.update_xaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID, title={"standoff": 8})
-    figure.update_yaxes(automargin=True, gridcolor=GRID, zerolinecolor=GRID, title={"standoff": 8})
-    figure.update_layout(**layout)
-    return figure
+    common: dict[str, Any] = {
+        "title": {"text": title, "x": 0.0, "y": 1.0, "yanchor": "top", "pad": {"l": 4, "t": 8}, "font": {"size": 15}},
+        "font": {"family": FONT, "size": 12, "color": INK},
+        "template": "plotly_white",
+        "height": height,
+        "margin": {"l": 8, "r": 12, "t": 62, "b": 8},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0.0, "font": {"size": 11}},
+        "hoverlabel": {"align": "left", "font": {"family": FONT}},
+        "uirevision": title,
+    }
+    for axis in ("xaxis", "yaxis"):
+        common[axis] = {"automargin": True, "gridcolor": GRID, "zerolinecolor": GRID} | layout.pop(axis, {})
+    return figure.update_layout(common | layout)  # in one go: plotly checks the whole layout every time
 
 
-def untitled(figure: go.Figure) -> tuple[str, go.Figure]:
-    """The title, and the figure without it: on a page a heading says it, and a legend of many lines has room."""
-    title = str(figure.layout.title.text or "")
-    return title, go.Figure(figure).update_layout(title=None, margin={"t": 8})
+def line_across(axis: str, value: float, text: str = "", color: str = RED) -> dict[str, Any]:
+    """A dotted line through the whole figure.
+
+    Args:
+        axis: ``x`` for an upright line, ``y`` for a level one.
+        value: Where it crosses that axis.
+        text: What stands at it.
+        color: Of the line.
+    """
+    other = "y" if axis == "x" else "x"
+    ends = {f"{axis}0": value, f"{axis}1": value, f"{other}0": 0, f"{other}1": 1}
+    return {
+        "type": "line",
+        "line": {"dash": "dot", "color": color, "width": 1.5},
+        "label": {"text": text, "textposition": "start", "padding": 6, "font": {"size": 11}},
+        f"{axis}ref": axis,
+        f"{other}ref": "paper",
+        **ends,
+    }
+
+
+def untitled(figure: go.Figure) -> tuple[str, dict[str, Any]]:
+    """The title, and the figure without it, as plain data: a page says it in a heading, and long legends have room."""
+    plain: dict[str, Any] = figure.to_dict()
+    title = plain["layout"].pop("title", {}).get("text", "")
+    plain["layout"]["margin"]["t"] = 8
+    return title, plain
 
 
 def empty(title: str, why: str) -> go.Figure:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.search.serving import served
 
 # The same examples in every run and no time limit per example: a busy machine must not fail a law.
 # PLEACH_EXAMPLES=1000 looks further, at random.
@@ -19,3 +23,18 @@ settings.load_profile("explore" if "PLEACH_EXAMPLES" in os.environ else "suite")
 def one_thread() -> None:
     """Tests share the machine's cores with the workers they start."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def mlflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home whose database the one MLflow server of a test run is on."""
+    home = tmp_path_factory.mktemp("mlflow") / "home"
+    home.mkdir()
+    return home
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(mlflow_home: Path) -> Iterator[str]:
+    """The one MLflow server of a test run, started as a user does; gives its address."""
+    with served(mlflow_home) as address:
+        yield address

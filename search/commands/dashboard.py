@@ -149,15 +149,16 @@ class Readings:
             )
         from search.record.links import run_link
 
-        objective, direction = next(iter(study.file.directions.items()))
+        directions = study.file.directions
         return run_link(
             uri,
             self.home.artifacts,
             server,
             task=study.task_name,
             study=study.name,
-            objective=objective,
-            direction=direction,
+            objectives=list(directions),
+            rising=next(iter(directions.values())) == "minimize",
+            knobs=list(study.file.space.distributions()),
             number=number,
         )
 

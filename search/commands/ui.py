@@ -41,9 +41,12 @@ def serve_ui(home: Home, name: str | None, *, port: int, browser: bool) -> None:
     port = free_port(port)
     page = f"http://127.0.0.1:{port}/"
     if study is not None:
-        objective, direction = next(iter(study.file.directions.items()))
+        directions = study.file.directions
+        rising = next(iter(directions.values())) == "minimize"
         store = Store(uri, study.task_name, home.artifacts)
-        page += study_page(store, study.name, objective, rising=direction == "minimize")
+        page += study_page(
+            store, study.name, list(directions), rising=rising, knobs=list(study.file.space.distributions())
+        )
     signal.signal(signal.SIGTERM, _interrupt)  # so that the server does not outlive us
     server = subprocess.Popen(server_command(uri, port), env=server_environment(), cwd=home.root)
     try:

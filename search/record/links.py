@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from objectives.objective import Direction
 from search.record.server import study_page
 from search.record.store import Store
 from spaces.errors import StudyError
@@ -17,8 +17,9 @@ def run_link(
     *,
     task: str,
     study: str,
-    objective: str,
-    direction: Direction,
+    objectives: Sequence[str],
+    rising: bool,
+    knobs: Sequence[str] = (),
     number: int | None = None,
 ) -> str:
     """The address of a trial's run, or of the list of all of the study's.
@@ -29,8 +30,9 @@ def run_link(
         server: The address of MLflow's pages, ``http://127.0.0.1:5000``.
         task: The task's name: the experiment.
         study: The study's name.
-        objective: By which the list is sorted.
-        direction: Which way it is better.
+        objectives: Columns of the list, which is sorted by the first.
+        rising: Whether its smallest value comes first.
+        knobs: What the study searches.
         number: The trial; None for the list.
 
     Raises:
@@ -39,7 +41,7 @@ def run_link(
     """
     store, address = Store(uri, task, artifacts), server.rstrip("/")
     if number is None:
-        return f"{address}/{study_page(store, study, objective, rising=direction == 'minimize')}"
+        return f"{address}/{study_page(store, study, objectives, rising=rising, knobs=knobs)}"
     found = store.find({"study": study, "trial.number": str(number)})
     if not found:
         raise StudyError(f"trial {number} of {study!r} must have a run in MLflow, but has none yet: ask again later")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Sequence
 from urllib.parse import quote, urlencode
 
+from search.record.entries import param_name
 from search.record.store import Store
+from spaces.errors import StorageError
+
+#: So many knobs are columns of the list of trials.
+KNOBS_SHOWN = 8
 
 
 def server_command(uri: str, port: int) -> list[str]:
@@ -35,19 +42,32 @@ def server_environment() -> dict[str, str]:
     }
 
 
-def study_page(store: Store, study: str, objective: str, *, rising: bool) -> str:
+def study_page(store: Store, study: str, objectives: Sequence[str], *, rising: bool, knobs: Sequence[str] = ()) -> str:
     """The list of a study's trials and its baseline, best first, as it comes after the server's address.
+
+    The columns that tell trials apart are kept with the experiment as a shared view, which is how MLflow's own pages
+    pass a choice of columns on; where it cannot be written, the list comes with MLflow's columns.
 
     Args:
         store: Where it is recorded.
         study: Its name.
-        objective: By which the list is sorted.
-        rising: Whether the smallest value comes first.
+        objectives: Shown as columns; the list is sorted by the first.
+        rising: Whether its smallest value comes first.
+        knobs: What the study searches; the first few are shown.
     """
-    query = {
-        "workflowType": "machine_learning",
+    facets = {
         "searchFilter": f"tags.study = '{study}' and tags.`trial.state` != ''",
-        "orderByKey": f"metrics.`final/{objective}`",
-        "orderByAsc": str(rising).lower(),
+        "orderByKey": f"metrics.`final/{objectives[0]}`",
     }
-    return f"#/experiments/{store.experiment}/runs?{urlencode(query, quote_via=quote)}"
+    columns = [f"metrics.`final/{name}`" for name in objectives]
+    columns += [f"tags.`{name}`" for name in ("feasible", "pareto", "trial.state")]
+    columns += [f"params.`{param_name(name)}`" for name in knobs[:KNOBS_SHOWN]]
+    page = f"#/experiments/{store.experiment}/runs?"
+    mode = {"workflowType": "machine_learning"}
+    key = f"pleach-{study}"
+    try:
+        store.share_view(key, json.dumps({**facets, "orderByAsc": rising, "selectedColumns": columns}))
+    except StorageError:
+        query = {**mode, **facets, "orderByAsc": str(rising).lower()}
+        return page + urlencode(query, quote_via=quote)
+    return page + urlencode({**mode, "viewStateShareKey": key}, quote_via=quote)

@@ -20,6 +20,7 @@ for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }.items():
     os.environ.setdefault(_name, _value)
@@ -135,6 +136,10 @@ class Store:
     def steps(self, run: str, metric: str) -> set[int]:
         """The steps at which a metric has been written."""
         return {point.step for point in self._call(lambda: self.client.get_metric_history(run, metric))}
+
+    def share_view(self, key: str, view: str) -> None:
+        """Keep what a list of runs shows, as JSON, under a name that an address in MLflow's pages can give."""
+        self._call(lambda: self.client.set_experiment_tag(self.experiment, f"mlflow.sharedViewState.{key}", view))
 
     def translated(self) -> AbstractContextManager[None]:
         """What MLflow raises inside becomes a StorageError of one line."""

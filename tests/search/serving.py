@@ -25,12 +25,17 @@ def served(home: Path) -> Iterator[str]:
     try:
         yield _address(log, process)
     finally:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-        _, alive = psutil.wait_procs(family, timeout=20)
-        for left in alive:
-            left.kill()
+        ended(process)
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """End a server as a user does, and see to it that nothing of it is left running."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    for left in alive:
+        left.kill()
     assert not alive, f"still running: {alive}"
 
 

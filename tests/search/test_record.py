@@ -26,7 +26,6 @@ from spaces.errors import StorageError
 from spaces.profile import CompressionProfile, LayerOverride
 from spaces.pruning import PruningPolicy
 from tests.search.results import result
-from tests.search.serving import served
 
 BASELINE = {"accuracy": 0.97, "plasticity": 0.0, "macs": 1e6, "f1": 0.95, "weights": 100.0}
 
@@ -377,25 +376,24 @@ def test_a_database_of_several_homes_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_keeps_what_a_study_writes(tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-    with served(tmp_path / "home") as uri:
-        record = Record(uri, task="digits", study="s", artifacts=tmp_path / "a")
-        record.start(BASELINE, {}, "[study]")
-        record.write(result(0))
-        network = nn.Linear(3, 2).eval()
-        record.finish("complete", {}, [FrontMember(0, True, {}, network, (torch.ones(2, 3),))])
-        assert Record(uri, task="digits", study="s", artifacts=tmp_path / "a").recorded() == {0}
-        # Another home with a study of the same name is another study.
-        assert Record(uri, task="digits", study="s", artifacts=tmp_path / "b").recorded() == set()
-        client = MlflowClient(uri)
-        version = client.get_model_version_by_alias("digits-s", "champion")
-        assert version.run_id == runs(record)["trial 0"].info.run_id
-        assert Path(client.download_artifacts(record.parent, "study.toml")).read_text() == "[study]"
-        # The server shares the home's database, where the same runs are found without it.
-        local = Store(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}", "digits", tmp_path / "c")
-        assert len(local.children(record.parent)) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "home", "home-ui.log"]
+def test_a_server_keeps_what_a_study_writes(tmp_path: Path, mlflow_server: str, mlflow_home: Path) -> None:
+    uri = mlflow_server
+    record = Record(uri, task="digits", study="s", artifacts=tmp_path / "a")
+    record.start(BASELINE, {}, "[study]")
+    record.write(result(0))
+    network = nn.Linear(3, 2).eval()
+    record.finish("complete", {}, [FrontMember(0, True, {}, network, (torch.ones(2, 3),))])
+    assert Record(uri, task="digits", study="s", artifacts=tmp_path / "a").recorded() == {0}
+    # Another home with a study of the same name is another study.
+    assert Record(uri, task="digits", study="s", artifacts=tmp_path / "b").recorded() == set()
+    client = MlflowClient(uri)
+    version = client.get_model_version_by_alias("digits-s", "champion")
+    assert version.run_id == runs(record)["trial 0"].info.run_id
+    assert Path(client.download_artifacts(record.parent, "study.toml")).read_text() == "[study]"
+    # The server shares the home's database, where the same runs are found without it.
+    local = Store(f"sqlite:///{mlflow_home / 'mlflow.db'}", "digits", tmp_path / "c")
+    assert len(local.children(record.parent)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
 def test_opening_at_once_from_two_processes_creates_one_database(tmp_path: Path) -> None:
