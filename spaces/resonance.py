@@ -56,7 +56,7 @@ class ResonancePolicy(Policy):
     average: Annotated[int, CategoricalDistribution((1, 2, 4, 8))] = 2
     every: Annotated[float, FloatDistribution(0.01, 0.1, log=True), Limits(0.0001, 0.5)] = 0.02
     t_end: Annotated[float, FloatDistribution(0.6, 0.9), Limits(0.0, 1.0)] = 0.75
-    significance: Annotated[str, CategoricalDistribution(("0.05", "0.01", "off"))] = "0.05"
+    significance: Annotated[str, CategoricalDistribution(("0.05", "0.01", "off"))] = "0.01"
     keep: Annotated[str, CategoricalDistribution(("high", "low", "band"))] = "high"
     wave: Annotated[str, CategoricalDistribution(("sine", "triangle", "saw"))] = "sine"
     bits: Annotated[int, IntDistribution(2, 6), Limits(1, 16)] = 3
