@@ -260,16 +260,17 @@ class Study:
         ]
         return SearchPolicy.learn(space, evaluated, searcher.importances(places))
 
-    def summary(self, where: str | None = None) -> dict[str, Any]:
+    def summary(self, where: str | None = None, books: Books | None = None) -> dict[str, Any]:
         """What scripts rely on: state, counts, baseline, best and front, JSON-able.
 
         Args:
             where: A further condition on the best trial.
+            books: Where they have been read already.
 
         Raises:
             CriterionError: If the condition does not parse.
         """
-        books, state = self.books(), self.state
+        books, state = self.books() if books is None else books, self.state
         conditions = parse(where) if where else ()
         best = books.best(conditions)
         return {
