@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -335,5 +336,5 @@ def _apart(folder: Path) -> Iterator[Path]:
     """The system's own parts, without its buds."""
     with tempfile.TemporaryDirectory(prefix="pleach-system-") as place:
         for part in ("router", "stem", "parent"):
-            (Path(place) / part).symlink_to((folder / part).resolve(), target_is_directory=True)
+            shutil.copytree(folder / part, Path(place) / part)
         yield Path(place)

@@ -66,8 +66,12 @@ class Growth:
         """
         # BatchNorm's statistics are inherited as well: while the rest is frozen so are they.
         self._seen.train(self.joint)
+        hidden = rows.hidden
+        if hidden.ndim == 4:
+            # The layout in which it trains fastest, and the same one after an interruption: sums depend on it.
+            hidden = hidden.contiguous(memory_format=torch.channels_last)
         with autocast:
-            outputs, seen = self._seen(rows.hidden)
+            outputs, seen = self._seen(hidden)
         last = pool(seen[0], self._place.dim).float() if self._place else outputs.flatten(1)
         loss = bud_loss(task, self._policy, outputs.float(), last, rows, self._recipe.temperature)
         self._optimizer.zero_grad()
