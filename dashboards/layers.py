@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,6 +13,8 @@ from dashboards.style import INK, SCALE, UNDER_TEXT, empty, styled
 
 #: Columns of the layer table that are counts of connections: shown as shares of the layer's weights.
 COUNTS = ("active", "created", "pruned", "edges")
+#: What policies report of places, by the name of its column.
+PLACED = {"skipped": "routing/skipped", "bits": "granularity/bits", "resonance": "resonance/threshold"}
 #: Columns that say what a row is, and are no quantities.
 LABELS = ("number", "layer", "weights")
 
@@ -23,7 +26,7 @@ def layer_figure(frames: Frames, number: int) -> go.Figure:
     one in their column. The cells show the figures themselves.
     """
     title = "Layer by layer"
-    rows = frames.layers[frames.layers["number"] == number]
+    rows = _with_places(frames, frames.layers[frames.layers["number"] == number])
     if rows.empty:
         return empty(title, f"Trial {number} has no layer table.")
     values = rows.drop(columns=list(LABELS)).select_dtypes("number").dropna(axis="columns", how="all")
@@ -59,7 +62,7 @@ def layer_figure(frames: Frames, number: int) -> go.Figure:
 
 def quantities(frames: Frames) -> list[str]:
     """What is known of layers: the numeric columns of the layer table."""
-    known = frames.layers.drop(columns=list(LABELS)).infer_objects()
+    known = _with_places(frames, frames.layers).drop(columns=list(LABELS)).infer_objects()
     return [str(name) for name in known.select_dtypes("number").dropna(axis="columns", how="all").columns]
 
 
@@ -69,9 +72,9 @@ def layers_by_trial(frames: Frames, quantity: str = "sparsity", numbers: list[in
     Counts of connections are shown as shares of the layer's weights.
     """
     title = f"{quantity} by layer and trial"
-    if quantity not in frames.layers.columns or frames.layers.empty:
+    rows = _with_places(frames, frames.layers)
+    if quantity not in rows.columns or rows.empty:
         return empty(title, f"No trial reports {quantity}.")
-    rows = frames.layers
     if quantity in COUNTS:
         share = rows[quantity] / rows["weights"].where(rows["weights"] > 0)
         rows = rows.assign(**{quantity: share.astype(float)})
@@ -99,6 +102,27 @@ def layers_by_trial(frames: Frames, quantity: str = "sparsity", numbers: list[in
         height=130 + 22 * len(wide),
         yaxis={"autorange": "reversed", "automargin": True},
     )
+
+
+def _with_places(frames: Frames, layers: pd.DataFrame) -> pd.DataFrame:
+    """The layer table with what policies report of places: of the layer itself, or of a block that it is in."""
+    rows = layers
+    for name, quantity in PLACED.items():
+        found = frames.places(quantity).sort_values("iteration")
+        last = {
+            (n, place): value for n, place, value in zip(found["number"], found["place"], found["value"], strict=True)
+        }
+        if last and name not in rows:
+            values = [_of_place(last, n, str(layer)) for n, layer in zip(rows["number"], rows["layer"], strict=True)]
+            rows = rows.assign(**{name: values})
+    return rows
+
+
+def _of_place(values: Mapping[tuple[int, str], float], number: int, layer: str) -> float:
+    """What is known of a layer, else of the innermost module around it that anything is known of; NaN for nothing."""
+    parts = layer.split(".")
+    places = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((values[number, place] for place in places if (number, place) in values), math.nan)
 
 
 def _named(layers: pd.Series) -> list[str]:

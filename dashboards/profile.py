@@ -36,7 +36,7 @@ class Score:
         """In words: ``-1.2 points`` for a share, ``x 0.31`` for a size or a cost, or ""."""
         if self.before is None or self.after is None:
             return ""
-        if 0 <= self.before <= 1 and 0 <= self.after <= 1:
+        if 0 < self.before <= 1 and 0 <= self.after <= 1:
             points = 100 * (self.after - self.before)
             return f"{points:+.1f} points" if abs(points) >= 0.05 else "unchanged"
         return f"\N{MULTIPLICATION SIGN} {self.after / self.before:.3g}" if self.before else ""

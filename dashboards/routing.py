@@ -9,15 +9,15 @@ import plotly.graph_objects as go
 from dashboards.frames import Frames
 from dashboards.style import BLUE, INK, SCALE, UNDER_TEXT, empty, styled
 
-#: Share of the samples for which a block runs, per block, in [0, 1].
-USE = "routing/use"
+#: Share of the samples that bypass a block, per block, in [0, 1].
+SKIPPED = "routing/skipped"
 
 
 def routing_figure(frames: Frames, number: int) -> go.Figure:
     """The share of samples that each block of a trial runs for: over the iterations that report it, else as bars."""
     title = "Samples that run each block"
-    rows = frames.places(USE)
-    rows = rows[rows["number"] == number]
+    rows = frames.places(SKIPPED)
+    rows = rows[rows["number"] == number].assign(value=lambda skipped: 1 - skipped["value"])
     if rows.empty:
         return empty(title, f"Trial {number} routes nothing.")
     wide = rows.pivot_table(index="place", columns="iteration", values="value", sort=False)
