@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from search.artifact.baseline import BASELINE, baseline_or_reason
-from search.artifact.execution import execution_rows
+from search.artifact.execution import execution_rows, gates
 from search.formats.written import Formats
 from search.latency.bench import Row, bench, best_of, layer_gains
 from spaces.errors import PleachError
@@ -54,7 +54,7 @@ def described(
         else:
             found["timings"] = timings.to_dict()
             found["recommended"] = _recommended(timings.rows)
-    return found | {"layers": execution_rows(network, original, gains)}
+    return found | gates(network) | {"layers": execution_rows(network, original, gains)}
 
 
 def _recommended(rows: tuple[Row, ...]) -> dict[str, str]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from objectives.maskable import maskable
+from search.surgery.granularity_layers import CodedLayer
+from search.surgery.routing_gate import RoutingGate
 
 #: Below this share of zeros a layer is called dense.
 FEW_ZEROS = 0.05
@@ -43,7 +45,7 @@ def execution_rows(
                 "layer": name,
                 "kind": type(module).__name__,
                 "runs": _runs(weights, before.get(name), baseline is not None),
-                "simulated": _simulated(weights, share),
+                "simulated": [*_simulated(weights, share), *_rounded(module)],
                 "weight": {key: list(w.shape) for key, w in weights.items()},
                 "baseline_weight": {key: list(w.shape) for key, w in before.get(name, {}).items()},
                 "zeros": round(share, 6),
@@ -67,6 +69,19 @@ def execution_rows(
     return rows
 
 
+def gates(network: nn.Module) -> dict[str, Any]:
+    """What there is to say of a network with gates: how many, and that every block runs in the exported forms."""
+    names = [name for name, module in network.named_modules() if isinstance(module, RoutingGate)]
+    if not names:
+        return {}
+    return {
+        "gates": {
+            "names": names,
+            "mode": "masked: every block runs and shut ones count for nothing, so no time is saved",
+        }
+    }
+
+
 def pattern_of(weight: Tensor) -> tuple[int, int] | None:
     """The strictest N:M pattern that a weight keeps along its inputs: at most N non-zeros in every M; None for none."""
     flat = weight.detach().flatten(1)
@@ -81,7 +96,9 @@ def pattern_of(weight: Tensor) -> tuple[int, int] | None:
 
 
 def _by_layer(network: nn.Module) -> dict[str, dict[str, Tensor]]:
-    found: dict[str, dict[str, Tensor]] = {}
+    found = {
+        name: {"weight": layer.values()} for name, layer in network.named_modules() if isinstance(layer, CodedLayer)
+    }
     for name, weight in maskable(network).items():
         layer, _, attribute = name.rpartition(".")
         found.setdefault(layer, {})[attribute] = weight
@@ -99,6 +116,14 @@ def _runs(weights: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, co
         return [*forms, "added"] if compared else [*forms, "dense"]
     smaller = any(key in before and w.numel() < before[key].numel() for key, w in weights.items())
     return [*forms, "channels removed" if smaller else "dense"]
+
+
+def _rounded(module: nn.Module | None) -> list[str]:
+    """Bits that a float runtime computes with rounded numbers."""
+    if not isinstance(module, CodedLayer):
+        return []
+    inputs = "" if module.activations == "none" else f", {module.activations} 8-bit inputs"
+    return [f"{module.weight_bits:.3g}-bit weights{inputs}"]
 
 
 def _simulated(weights: Mapping[str, Tensor], share: float) -> list[str]:

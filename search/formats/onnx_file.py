@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from objectives.mode import evaluating
+from search.formats.lowered import lowered
 from search.formats.simplify import simplified
 from search.surgery.graph import trace
 from spaces.errors import ExportError, TraceError
@@ -57,6 +58,7 @@ def to_onnx(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
 
 def _ready(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     """The network as the exporter gets it: traced and simplified where it can be traced."""
+    network = lowered(network)
     try:
         return simplified(network if isinstance(network, fx.GraphModule) else trace(network, inputs), inputs)
     except TraceError:
@@ -64,7 +66,7 @@ def _ready(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
 
 
 def _exported(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[Any] | None) -> bytes:
-    with evaluating(network), _quiet():
+    with evaluating(network), quiet():
         try:
             program = torch.onnx.export(
                 network,
@@ -77,11 +79,17 @@ def _exported(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[Any] 
             )
         # The exporter runs the network under a tracer and a compiler, each with errors of its own.
         except Exception as error:
-            said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ExportError(f"the network cannot be written as ONNX ({said})") from error
+            raise ExportError(f"the network cannot be written as ONNX ({_root(error)})") from error
     if program is None:
         raise ExportError("the network cannot be written as ONNX: the exporter gave nothing")
     return bytes(program.model_proto.SerializeToString())
+
+
+def _root(error: BaseException) -> str:
+    """The first line of what went wrong first: the exporter wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class Session:
@@ -136,9 +144,9 @@ class Session:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter speaks of packages that nobody asked for; what matters is raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     before = [each.level for each in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 import torch
 from torch import Tensor, nn
 
 from objectives.mode import evaluating
+from search.formats.lowered import lowered
+from search.formats.onnx_file import quiet
 from spaces.errors import ExportError
 
 
@@ -19,9 +20,8 @@ def to_pt2(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
         ExportError: If torch.export cannot capture it.
     """
     shapes = tuple({0: torch.export.Dim("batch")} if x.dim() else None for x in inputs)
-    with evaluating(network), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = None
+    network = lowered(network)
+    with evaluating(network), quiet():
         # The capture runs the network under a tracer, whose errors are of many classes.
         try:
             program = torch.export.export(network, inputs, dynamic_shapes=shapes)
@@ -38,6 +38,5 @@ def to_pt2(network: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
 
 def outputs_of_pt2(data: bytes, inputs: tuple[Tensor, ...]) -> object:
     """What an archive that was just written computes; never for one that comes from elsewhere: it may hold pickles."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quiet(), torch.no_grad():
         return torch.export.load(io.BytesIO(data)).module()(*inputs)

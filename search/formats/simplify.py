@@ -83,7 +83,7 @@ def _stride(node: fx.Node) -> int | None:
     """The stride s of ``x[:, :, ::s, ::s]``."""
     if node.op != "call_function" or len(node.args) != 2 or getattr(node.target, "__name__", "") != "getitem":
         return None
-    index = node.args[1]
+    index: Any = node.args[1]
     if not isinstance(index, tuple) or len(index) != 4 or not all(isinstance(each, slice) for each in index):
         return None
     if any(each.start not in (None, 0) or each.stop is not None for each in index):

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from objectives.task import Task
 from search.artifact.parity import compared, outputs_of
 from search.formats.int8_file import TOLERANCE, scores, to_int8
+from search.formats.lowered import lowered
 from search.formats.onnx_file import Session, missing, to_onnx
 from search.formats.pt2_file import outputs_of_pt2, to_pt2
 from search.latency.batching import batch_of
@@ -117,7 +118,8 @@ def _int8(made: Formats, network: nn.Module, inputs: tuple[Tensor, ...], task: T
         made.left_out[INT8] = made.left_out[ONNX]
         return
     try:
-        data = to_int8(made.contents[ONNX], task)
+        plain = lowered(network, rounding=False)
+        data = to_int8(made.contents[ONNX] if plain is network else to_onnx(plain, inputs), task)
     except ExportError as error:
         made.left_out[INT8] = str(error)
         return

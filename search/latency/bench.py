@@ -197,14 +197,14 @@ def _forms(
     if runtime != "onnxruntime":
         return {"baseline": (baseline, None), "model.safetensors": (network, None)}
     try:
-        forms = {"baseline": (baseline, to_onnx(baseline, inputs))}
+        forms: dict[str, tuple[nn.Module, bytes | None]] = {"baseline": (baseline, to_onnx(baseline, inputs))}
         held = dict(files) if files else {"model.onnx": to_onnx(network, inputs)}
         for data in held.values():
             Session(data)
     except ExportError as error:
         skipped["onnxruntime"] = str(error)
         return {}
-    return forms | {name: (network, data) for name, data in held.items()}  # type: ignore[dict-item]
+    return forms | {name: (network, data) for name, data in held.items()}
 
 
 def _macs(baseline: nn.Module, network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import shutil
@@ -58,11 +59,12 @@ def ready(network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting, *, o
     if setting.runtime == "onnxruntime":
         return _in_onnxruntime(onnx if onnx is not None else to_onnx(network, inputs), inputs, setting)
     values = tuple(x.to(setting.device) for x in batch_of(inputs, setting.batch))
-    network = network.to(setting.device).eval()
+    # Of a copy, for a network that is timed elsewhere stays where it is.
+    network = (network if setting.device == "cpu" else copy.deepcopy(network).to(setting.device)).eval()
     called: Callable[..., object] = network
     if setting.runtime == "compile":
         torch.compiler.reset()
-        called = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+        called = torch.compile(network, dynamic=False)
     return _first(functools.partial(_without_gradients, called, values), setting.runtime)
 
 

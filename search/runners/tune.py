@@ -156,6 +156,7 @@ class TrialActor(tune.Trainable):
         self, config: Mapping[str, str], *, work: Work, arrays: Mapping[str, np.ndarray]
     ) -> None:
         torch.set_num_threads(work.threads)
+        _stay_within_share()
         self._work, self._task, self._broken = work, None, ""
         try:
             task = work.load_task()
@@ -195,6 +196,13 @@ class TrialActor(tune.Trainable):
     def cleanup(self) -> None:
         if isinstance(self._events, Generator):
             self._events.close()
+
+
+def _stay_within_share() -> None:
+    """A trial that has a part of a GPU may take that part of its memory, so that it fails alone where it needs more."""
+    share = float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
+    if 0 < share < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 # -- in the driver --------------------------------------------------------------------------------------------------

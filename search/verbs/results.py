@@ -42,13 +42,22 @@ def export(
     trial: Annotated[int | None, typer.Option(min=0, help="A trial; else the best.")] = None,
     where: WhereOption = None,
     force: Annotated[bool, typer.Option(help="Replace an earlier export there.")] = False,
+    form: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="onnx, int8, pt2 beside safetensors; several times. Else what suits."),
+    ] = None,
+    timing: Annotated[bool, typer.Option("--timing/--no-timing", help="Time it beside the baseline.")] = True,
     json: JsonOption = False,
 ) -> None:
     """Write a trial's network as a folder that stands alone: weights, graph, profile, figures, model card."""
     from search.commands.export import export_best
 
     study = shared.study(name, home)
-    shared.answer(lambda: export_best(study, out, trial=trial, where=where, force=force), json, "export")
+    shared.answer(
+        lambda: export_best(study, out, trial=trial, where=where, force=force, formats=form, timing=timing),
+        json,
+        "export",
+    )
 
 
 @verbs.command(rich_help_panel="Results")

@@ -194,12 +194,13 @@ def files(tmp_path: Path) -> tuple[str, str]:
     """A network that knows in which of four directions a point lies, and points."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 8, generator=generator)
-    network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    first, last = nn.Linear(8, 16), nn.Linear(16, 4)
+    network = nn.Sequential(first, nn.ReLU(), last)
     with torch.no_grad():
-        network[0].weight.copy_(torch.cat([torch.eye(8), -torch.eye(8)]))
-        network[0].bias.zero_()
-        network[2].weight.copy_(torch.cat([torch.eye(4), torch.zeros(4, 4), -torch.eye(4), torch.zeros(4, 4)], 1))
-        network[2].bias.zero_()
+        first.weight.copy_(torch.cat([torch.eye(8), -torch.eye(8)]))
+        first.bias.zero_()
+        last.weight.copy_(torch.cat([torch.eye(4), torch.zeros(4, 4), -torch.eye(4), torch.zeros(4, 4)], 1))
+        last.bias.zero_()
     (tmp_path / "directions.onnx").write_bytes(to_onnx(network.eval(), (x[:2],)))
     np.savez(tmp_path / "points.npz", x=x.numpy(), y=x[:, :4].argmax(1).numpy())
     return str(tmp_path / "directions.onnx"), str(tmp_path / "points.npz")

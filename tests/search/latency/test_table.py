@@ -60,7 +60,7 @@ def test_groups_and_other_layers_keep_their_sizes() -> None:
     "module", [nn.Conv1d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 3, 2, 1), nn.Linear(5, 7, bias=False)]
 )
 def test_a_layer_runs_alone_on_a_batch_of_its_own(runtime: RuntimeName, module: nn.Module) -> None:
-    shape = {nn.Conv1d: (4, 9), nn.Conv2d: (4, 9, 9), nn.Linear: (5,)}[type(module)]  # type: ignore[index]
+    shape = {nn.Conv1d: (4, 9), nn.Conv2d: (4, 9, 9), nn.Linear: (5,)}[type(module)]
     call = layer_call(case(module, *shape), Setting(batch=3, runtime=runtime))
     assert call is not None
     out = call()
