@@ -32,10 +32,11 @@ LONELIEST = """but => { const plot = document.querySelector('#front .js-plotly-p
   return points.filter(a => a[0] !== but).sort((a, b) => lonely(b) - lonely(a))[0]; }"""
 
 
-def opened(page: Page, dashboard: str, name: str = "lived") -> None:
-    """The study's page, once its figures are there."""
+def opened(page: Page, dashboard: str, lived: Lived) -> None:
+    """The page of the study that has ended, once its figures are there."""
+    lived.wait()
     page.set_default_timeout(PATIENCE)
-    page.goto(f"{dashboard}/{name}")
+    page.goto(f"{dashboard}/lived")
     expect(page.locator("#trial-card .main-svg").first).to_be_visible(timeout=PATIENCE)
     expect(page.locator("#front .main-svg").first).to_be_visible(timeout=PATIENCE)
 
@@ -79,7 +80,7 @@ def test_a_page_follows_a_study_that_runs(page: Page, dashboard: str, lived: Liv
 
 
 def test_a_click_on_a_point_shows_its_profile_against_the_baseline(page: Page, dashboard: str, lived: Lived) -> None:
-    opened(page, dashboard)
+    opened(page, dashboard, lived)
     study = Study.load("lived", lived.home)
     number, across, down = page.evaluate(LONELIEST, shown(page))
     other = study.books().results[number]
@@ -97,7 +98,7 @@ def test_a_click_on_a_point_shows_its_profile_against_the_baseline(page: Page, d
 
 
 def test_the_keyboard_goes_through_trials(page: Page, dashboard: str, lived: Lived) -> None:
-    opened(page, dashboard)
+    opened(page, dashboard, lived)
     first = shown(page)
     for _ in range(30):
         page.keyboard.press("Tab")
@@ -110,7 +111,7 @@ def test_the_keyboard_goes_through_trials(page: Page, dashboard: str, lived: Liv
 
 
 def test_an_export_is_downloaded_and_loads(page: Page, dashboard: str, lived: Lived, tmp_path: Path) -> None:
-    opened(page, dashboard)
+    opened(page, dashboard, lived)
     number = shown(page)
     with page.expect_download(timeout=PATIENCE) as download:
         page.get_by_role("button", name="Export").click()
@@ -122,7 +123,7 @@ def test_an_export_is_downloaded_and_loads(page: Page, dashboard: str, lived: Li
 
 
 def test_the_report_and_the_table_are_downloaded(page: Page, dashboard: str, lived: Lived) -> None:
-    opened(page, dashboard)
+    opened(page, dashboard, lived)
     with page.expect_download(timeout=PATIENCE) as report:
         page.get_by_role("link", name="Report").click()
     text = saved(report.value).decode()
@@ -134,6 +135,7 @@ def test_the_report_and_the_table_are_downloaded(page: Page, dashboard: str, liv
 
 
 def test_a_report_stands_alone(page: Page, lived: Lived, tmp_path: Path) -> None:
+    lived.wait()
     study = Study.load("lived", lived.home)
     write_report(study, tmp_path / "report.html")
     page.set_content((tmp_path / "report.html").read_text(encoding="utf-8"), timeout=PATIENCE)
@@ -143,7 +145,7 @@ def test_a_report_stands_alone(page: Page, lived: Lived, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("page", [375], indirect=True)
 def test_a_phone_needs_no_sideways_scrolling(page: Page, dashboard: str, lived: Lived) -> None:
-    opened(page, dashboard)
+    opened(page, dashboard, lived)
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     wide = page.evaluate(
         """() => [...document.querySelectorAll('.card, button, .main-svg, h1, h2, h3')]
@@ -157,6 +159,7 @@ def test_a_phone_needs_no_sideways_scrolling(page: Page, dashboard: str, lived: 
 
 
 def test_a_study_that_is_not_there_is_said_so(page: Page, dashboard: str, lived: Lived) -> None:
+    wait_for(lived.home / "studies" / "lived" / "state.json")
     page.goto(f"{dashboard}/livid")
     expect(page.locator("main")).to_contain_text("lived", timeout=PATIENCE)
     expect(page.get_by_role("heading", level=1)).to_have_text("Not here")
