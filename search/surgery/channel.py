@@ -16,6 +16,8 @@ from search.surgery.connectivity import Connectivity
 #: How channels hang together: by labels that flow through the graph, with groups and heads as a whole or thinned
 #: alike; inside of one module of torch; or as torch-pruning finds it where there is no graph.
 By = Literal["whole", "equal", "inside", "dependency"]
+#: Cosine from which on two filters count as alike: below, one explains less than a quarter of the other's signal.
+ALIKE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,9 @@ def merge(
     """Add what consumers read of each leaving channel to what they read of the nearest that stays.
 
     Nearest by the cosine of the filters that compute them, biases and norms folded in as far as they scale; the
-    addition is scaled so that a channel which is a multiple of another merges without loss.
+    addition is scaled so that a channel which is a multiple of another merges without loss. A channel to which none is
+    like goes without a trace: a chance resemblance explains little of it, and beside a nearly silent channel it would
+    be blown up beyond all measure.
     """
     gone = {channel.key for channel in leaving} | set(connectivity.closed)
     for group in groups:
@@ -120,9 +124,9 @@ def merge(
                 continue
             likeness = F.cosine_similarity(filters[place].unsqueeze(0), filters[stays])
             nearest = stays[int(likeness.argmax())]
+            if likeness.max() < ALIKE:
+                continue  # nor is a multiple below 0, which behind a ReLU is another signal
             scale = (filters[place] @ filters[nearest]) / filters[nearest].square().sum().clamp_min(1e-12)
-            if scale <= 0:
-                continue  # behind a ReLU only a positive multiple is the same signal
             for (name, of), (_, to) in zip(channel.consumed, group.channels[nearest].consumed, strict=True):
                 weight, mask, dim = connectivity.weights[name], connectivity.masks[name], len(of) - 1
                 source, target = of[dim].to(weight.device), to[dim].to(weight.device)
