@@ -26,7 +26,7 @@ def simplified(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
         return network
     copied = copy.deepcopy(network)
     with evaluating(copied):
-        ShapeProp(copied).propagate(*inputs)  # type: ignore[no-untyped-call]
+        ShapeProp(copied).propagate(*inputs)
     for node in list(copied.graph.nodes):
         found = _shortcut(node)
         if found is None:
