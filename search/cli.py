@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from search.installation import check_installation
-from search.verbs import buds, devices, places, results, shared, studies
+from search.verbs import buds, devices, places, results, service, shared, studies
 from search.verbs.shared import BAD_INPUT, BUG, INTERRUPTED, HomeOption
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(studies.verbs)
 app.add_typer(results.verbs)
 app.add_typer(devices.verbs)
 app.add_typer(places.verbs)
+app.add_typer(service.verbs)
 app.add_typer(buds.verbs, rich_help_panel="Buds")
 
 

@@ -30,7 +30,7 @@ FREE = ("optuna.distributions",)
 INSIDE: dict[tuple[str, str], str] = {
     **{
         (f"search/verbs/{file}.py", "search"): "`pleach --help` must not wait for torch, Ray and MLflow"
-        for file in ("studies", "results", "places", "shared", "buds", "devices")
+        for file in ("studies", "results", "places", "shared", "buds", "devices", "service")
     },
     ("search/verbs/studies.py", "spaces.errors"): "a verb loads what it needs",
     ("search/cli.py", "spaces.errors"): "imported once the installation is checked",

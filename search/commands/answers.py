@@ -12,6 +12,7 @@ from rich.text import Text
 from search.ablation import cells_of
 from search.commands.bud_answers import RENDER_BUDS
 from search.commands.device_answers import bench_answer, sensitivity_answer
+from search.commands.service_answers import RENDER_SERVICE
 from search.console import (
     best_table,
     duration,
@@ -230,4 +231,5 @@ RENDER: Mapping[str, Callable[[Answer], RenderableType]] = {
     "stop": stop_answer,
     "watch": study_tables,
     **RENDER_BUDS,
+    **RENDER_SERVICE,
 }
