@@ -218,6 +218,8 @@ class Trial:
             "train/loss": self._loop.loss,
             "plasticity/churn": churn(masks, self._site.connectivity.masks),
         }
+        for mechanism in self._mechanisms:
+            metrics |= {f"{mechanism.name}/{name}": value for name, value in mechanism.figures().items()}
         return Report(iteration, of, scores_of(outcome, self._measures), metrics)
 
     def _outcome(self, network: nn.Module, site: Site, limit: int | None) -> Outcome:

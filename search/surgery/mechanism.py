@@ -60,6 +60,10 @@ class Mechanism(ABC):
     def end_of_iteration(self, clock: Clock, score: float | None) -> None:
         """Called after each iteration with the validation score, None where it was not measured."""
 
+    def figures(self) -> Mapping[str, float]:
+        """What is worth a curve, at the end of an iteration: ``<name>`` or ``<name>/<place>``, e.g. a layer's."""
+        return {}
+
     def project(self, site: Site) -> None:
         """Bring `site`, a copy, to this mechanism's end state at once: what early stopping compares."""
 
