@@ -83,6 +83,10 @@ class RoutingGate(Gate):
         self.annealing: Annealing | None = None
         self.latest: Tensor | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has no part in the training step that the latest values belong to.
+        return {**self.__dict__, "latest": None}
+
     @torch.no_grad()
     def start(self, bias: float, generator: torch.Generator) -> None:
         """Open for everything, and ready to learn: w2 = 0, b = `bias` > 0."""

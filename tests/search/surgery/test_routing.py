@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -105,6 +106,14 @@ def test_noise_closes_some_and_the_same_generator_closes_the_same() -> None:
         drawn.append(gate.train()(IMAGES.repeat(20, 1, 1, 1)).detach())
     assert torch.equal(drawn[0], drawn[1])
     assert 0 < float(drawn[0].mean()) < 1
+
+
+def test_a_gate_is_copied_between_the_passes_of_a_step() -> None:
+    gate = RoutingGate(3, 4).train()
+    gate.annealing = Annealing(torch.Generator(), hard=True)
+    gate(torch.randn(2, 3, 2, 2))
+    assert gate.latest is not None
+    assert copy.deepcopy(gate).latest is None
 
 
 def test_groups_of_channels_open_apart() -> None:
