@@ -42,8 +42,8 @@ def map_figure(frame: pd.DataFrame, *, agreement: float | None = None) -> go.Fig
     if frame.empty:
         return empty(title, "No samples were kept of this system.")
     figure = go.Figure()
-    for index, rows in frame.groupby("subtask"):
-        number = int(index)  # type: ignore[call-overload]
+    for number in sorted(frame["subtask"].unique().tolist()):
+        rows = frame[frame["subtask"] == number]
         figure.add_trace(
             go.Scatter(
                 x=rows["x"],

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.buds import map_figure, map_frame
-from dashboards.style import html
+from dashboards.standalone import document
 from search.buds.bundle import Bud, Bundle, manifest_hash, read_bud, read_bundle
 from search.home import Home
 from search.record.store import Store
@@ -161,7 +161,7 @@ class Registry:
             made.insert(0, self._add(name, parts, "system", about | shared, figures, study))
         portrait = bundle.about.get("portrait", {})
         drawn = map_figure(map_frame(portrait), agreement=portrait.get("agreement"))
-        self._store.text(made[0].run, html(drawn), "map.html")
+        self._store.text(made[0].run, document(f"{name}: sub-tasks", drawn), "map.html")
         for version in reversed(made):
             self._point(version.model, version.number)
         return [version for model in [v.model for v in made] for version in self._versions(model)[-1:]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class Quarters:
         return (outputs.argmax(dim=1) == targets).float()
 
 
-def request(epochs: float = 2.0, iterations: int = 3, **knobs: object) -> TrialRequest:
+def request(epochs: float = 2.0, iterations: int = 3, **knobs: Any) -> TrialRequest:
     """A trial of buds."""
     policy = BuddingPolicy.from_values({"stem": 0.4, "rank": 2, **knobs})
     return TrialRequest(0, "key", CompressionProfile.of(policy), 0, Budget(epochs, iterations))

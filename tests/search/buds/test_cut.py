@@ -42,7 +42,7 @@ def test_what_is_watched_is_what_flows_there() -> None:
     found = places(parts.tail, inputs=(parts.hidden,))
     outputs, (seen,) = watched(parts.tail, [found[-1].node])(parts.hidden)
     assert torch.equal(outputs, parts.tail(parts.hidden))
-    assert torch.equal(seen @ parts.tail.head.weight.T + parts.tail.head.bias, outputs)  # type: ignore[union-attr,operator]
+    assert torch.equal(seen @ parts.tail.head.weight.T + parts.tail.head.bias, outputs)  # type: ignore[union-attr]
 
 
 class Two(nn.Module):

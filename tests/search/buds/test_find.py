@@ -20,7 +20,7 @@ def planted(count: int = 3, each: int = 40) -> Look:
 @pytest.mark.parametrize("clusters", ["kmeans", "hdbscan"])
 def test_planted_groups_are_found(clusters: str) -> None:
     seen = planted()
-    policy = BuddingPolicy(clusters=clusters, **({"subtasks": 3} if clusters == "kmeans" else {"smallest": 0.1}))  # type: ignore[arg-type]
+    policy = BuddingPolicy(clusters=clusters, **({"subtasks": 3} if clusters == "kmeans" else {"smallest": 0.1}))
     subtasks = find(seen, policy, seed=0)
     assert subtasks.count == 3
     found = portray(seen, subtasks, shown=10)

@@ -44,7 +44,7 @@ def test_of_each_group_the_best_share_is_kept(keep: float) -> None:
             assert min(kept) >= max(scores["outer"][index] for index in gone)
     bud = graft(parts.tail, parts.hidden, going, 2, seed=0)
     stays = [i for i in range(8) if i not in {c.index for c in going if c.root == "inner.weight"}]
-    assert torch.equal(bud.inner.weight, parts.tail.inner.weight[stays])  # type: ignore[union-attr,index]
+    assert torch.equal(bud.get_parameter("inner.weight"), parts.tail.get_parameter("inner.weight")[stays])
 
 
 def test_excitement_of_a_linear_layer_is_what_arithmetic_says() -> None:

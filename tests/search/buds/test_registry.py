@@ -178,7 +178,9 @@ def test_json_and_tensors_get_the_same_answers(address: str, home: Home) -> None
 
 
 def test_requests_that_come_together_get_their_own_answers(address: str, home: Home) -> None:
-    samples = next(iter(Quarters().batches("test", shuffle_seed=None)))[0][:24]
+    whole = next(iter(Quarters().batches("test", shuffle_seed=None)))[0]
+    assert isinstance(whole, torch.Tensor)
+    samples = whole[:24]
     expected, said = BudManager.load("quarters", home).answer(samples).outputs, dict[int, torch.Tensor]()
 
     def one(index: int) -> None:

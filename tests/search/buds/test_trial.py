@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from tests.search.drive import study_of
 MEASURES = ("accuracy", "macs", "parameters")
 
 
-def run(folder: Path | None = None, **knobs: object) -> tuple[list[Report], TrialResult]:
+def run(folder: Path | None = None, **knobs: Any) -> tuple[list[Report], TrialResult]:
     *reports, result = run_bud_trial(request(**knobs), Quarters(), MEASURES, {}, checkpoints=folder)
     assert isinstance(result, TrialResult)
     return [report for report in reports if isinstance(report, Report)], result
@@ -73,7 +74,7 @@ def test_a_trial_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("knobs", [{"clusters": "hdbscan"}, {"router": "centroid"}, {"subtasks": 4, "diverse": True}])
-def test_every_way_of_budding_comes_to_its_end(knobs: dict[str, object]) -> None:
+def test_every_way_of_budding_comes_to_its_end(knobs: dict[str, Any]) -> None:
     _, result = run(**knobs)
     assert result.state == "complete", result.reason
     assert result.scores["accuracy"] > 0.5
@@ -118,7 +119,7 @@ def test_a_bud_of_another_parent_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_study_file_that_buds_cannot_meet_is_refused(tables: dict[str, dict[str, object]], said: str) -> None:
+def test_a_study_file_that_buds_cannot_meet_is_refused(tables: dict[str, Any], said: str) -> None:
     data = study_of(**tables)
     data["spaces"] = {name: table for name, table in data["spaces"].items() if table is not None}
     with pytest.raises(StudyFileError, match=said):
