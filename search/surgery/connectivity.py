@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from objectives.maskable import maskable
 from search.surgery.books import Books
 from search.surgery.closing import Closings
+from search.surgery.masking import keep
 from spaces.errors import NetworkError
 from spaces.ledger import Ledger
 
@@ -275,7 +276,7 @@ class Connectivity:
         for name, weight in self.weights.items():
             if weight.grad is not None and self.active[name] < weight.numel():
                 # Three times as fast on a processor as filling; where a gradient is no number, all is lost anyway.
-                weight.grad.mul_(self.masks[name])
+                keep(weight.grad, self.masks[name])
         self._closings.mask_gradients()
 
     @torch.no_grad()
