@@ -93,6 +93,10 @@ class Grain:
     moves: Moves | None = None
     seen: Seen = field(default_factory=Seen)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has no part in the training step that the mixture's gradient belongs to.
+        return {**self.__dict__, "mixture": None if self.mixture is None else self.mixture.detach()}
+
     def row_bits(self) -> list[int]:
         """The level of every output channel."""
         return [bits for bits, count in zip(self.bits, self.counts, strict=True) for _ in range(count)]

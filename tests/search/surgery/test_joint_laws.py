@@ -30,6 +30,10 @@ EVERY = {
         ReconnectionPolicy(interval=0.1, granularity="channel"),
         *list(LIVELY.values())[2:],
     ],
+    "all five, bits learned": [
+        *(policy for name, policy in LIVELY.items() if name != "granularity"),
+        GranularityPolicy(bits=5.0, controller="learned"),
+    ],
     "all five, groups of channels": [
         *list(LIVELY.values())[:2],
         RoutingPolicy(unit="channel_group", groups=2, target_cost=0.6),
