@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from search.service.looks import one_line
 from spaces.errors import PleachError, RequestError, StorageError, StudyError
 
 Scope = MutableMapping[str, Any]
@@ -23,6 +22,12 @@ logger = logging.getLogger(__name__)
 
 #: How deep JSON may be nested; a study file needs six levels.
 DEEPEST = 16
+
+
+def one_line(error: BaseException, longest: int = 400) -> str:
+    """An error's message as clients get it."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def trouble(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

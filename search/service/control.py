@@ -56,6 +56,7 @@ class Control:
             PleachError: If it runs, its task is not on the list, or too many run.
         """
         self._looks.known(name)
+        self._processes.settle(name)
         with self._lock:
             study = Study.load(name, self._home)
             self._allowed.check_listed(study.file)

@@ -19,6 +19,7 @@ from objectives.criterion import parse
 from search.books import Books
 from search.export_trial import chosen
 from search.home import Home, driver
+from search.service.asking import one_line
 from search.service.processes import Processes, Standing
 from search.study import Study
 from spaces.errors import PleachError, StudyError
@@ -232,12 +233,6 @@ class Looks:
             return self.look(name).body
         except PleachError as error:  # the others can be shown all the same
             return _look({"study": name, "state": "unreadable", "reason": one_line(error), **UNBEGUN}, "").body
-
-
-def one_line(error: BaseException, longest: int = 400) -> str:
-    """An error's message as clients get it."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ import psutil
 
 from search.home import Home, StudyFolder, driver, read_json
 from search.service.folder import made_private, write_private
+from search.state import read_state
 from search.study_file import StudyFile
 from spaces.errors import PleachError, StorageError
 
@@ -149,6 +150,15 @@ class Processes:
         """Whether a study runs, starts, or has a process that is about to end."""
         launch = self.latest(name)
         return (launch is not None and launch.alive()) or driver(self._home.study(name)) is not None
+
+    def settle(self, name: str, seconds: float = 30.0) -> None:
+        """Wait while a study that is over already still writes its records."""
+        limit = time.monotonic() + seconds
+        while self.at_work(name) and time.monotonic() < limit:
+            starting = self.standing(name).state == "starting"
+            if starting or read_state(self._home.study(name)).phase == "running":
+                return
+            time.sleep(0.05)
 
     def _record(self, name: str) -> Path:
         return self._folder / f"{self._home.study(name).name}.json"
