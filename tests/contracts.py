@@ -11,7 +11,7 @@ from objectives.task import Task
 from search.checkpoint import Checkpoints
 from search.finetune import Finetuning, in_fast_layout
 from search.recipe import Recipe
-from search.surgery.finalize import finalize
+from search.surgery.finalize import finalize, plain
 from search.surgery.mechanisms import mechanisms_for
 from search.surgery.site import Site
 from spaces.profile import CompressionProfile
@@ -76,6 +76,34 @@ def batches_do_not_mix(task: Task, profile: CompressionProfile, steps: int = STE
 def same_seed_same_result(task: Task, profile: CompressionProfile, steps: int = STEPS) -> None:
     """I5: the same seed gives the same masks, weights and books."""
     (one, _), (two, _) = operate(task, profile, steps), operate(task, profile, steps)
+    for name, value in one.network.state_dict().items():
+        assert torch.equal(value, two.network.state_dict()[name]), name
+    assert one.connectivity.ledger() == two.connectivity.ledger()
+
+
+def looking_ahead_changes_nothing(task: Task, profile: CompressionProfile, steps: int = STEPS) -> None:
+    """A copy brought to the end state, before the first step and between steps, leaves the training as it is."""
+
+    def run(looks: bool) -> Site:
+        torch.manual_seed(0)
+        site = site_for(task.network(), task, profile, steps)
+        mechanisms = mechanisms_for(profile)
+        for mechanism in mechanisms:
+            mechanism.attach(site)
+        loop = Finetuning(site, mechanisms, task, Recipe(), start=0.05, seed=0)
+        for until in (0, steps // 3, steps):
+            loop.train(until=until, iteration=0)
+            rng = torch.get_rng_state()
+            if looks:
+                twin = site.copy()
+                for mechanism in mechanisms:
+                    mechanism.project(twin)
+                with torch.no_grad():
+                    plain(twin)(*task.example_inputs())
+            torch.set_rng_state(rng)
+        return site
+
+    one, two = run(looks=False), run(looks=True)
     for name, value in one.network.state_dict().items():
         assert torch.equal(value, two.network.state_dict()[name]), name
     assert one.connectivity.ledger() == two.connectivity.ledger()

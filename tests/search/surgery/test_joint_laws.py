@@ -30,9 +30,12 @@ EVERY = {
         ReconnectionPolicy(interval=0.1, granularity="channel"),
         *list(LIVELY.values())[2:],
     ],
-    "all five, bits learned": [
-        *(policy for name, policy in LIVELY.items() if name != "granularity"),
+    "all five, channels and edges, bits learned": [
+        CHANNELS,
+        ReconnectionPolicy(interval=0.1, radius=2),
+        LIVELY["routing"],
         GranularityPolicy(bits=5.0, controller="learned"),
+        LIVELY["resonance"],
     ],
     "all five, groups of channels": [
         *list(LIVELY.values())[:2],
@@ -61,6 +64,11 @@ def test_finalized_equals_attached_and_the_ledger_counts_its_nonzeros(policies: 
 @together
 def test_interrupted_equals_whole(policies: list[Policy], tmp_path: Path) -> None:
     contracts.interrupted_equals_whole(TASK, CompressionProfile.of(*policies), tmp_path, at=41, steps=STEPS)
+
+
+@together
+def test_looking_ahead_changes_nothing(policies: list[Policy]) -> None:
+    contracts.looking_ahead_changes_nothing(TASK, CompressionProfile.of(*policies), steps=STEPS)
 
 
 @all_five
