@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from objectives.cost import count
 from objectives.size import stored
-from objectives.task import Inputs, call
+from objectives.task import Inputs, call, move
 from search.buds.route import Router, shares
 from spaces.errors import NetworkError
 
@@ -110,6 +110,19 @@ class System:
             part = weights[where, index].view(-1, *([1] * (said.ndim - 1)))
             outputs.index_add_(0, where, said * part.to(said.dtype))
         return (outputs, True) if outputs is not None else (hidden.new_zeros(0), False)
+
+
+class AsNetwork(nn.Module):
+    """A system as a network: for metrics that want one."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__()
+        self._system = system
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """What the system answers."""
+        given: Inputs = named or (inputs if len(inputs) != 1 else inputs[0])
+        return self._system.answer(move(given, "cpu")).outputs
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from objectives.accuracy import extra_scores
 from objectives.size import nonzeros, weights
-from objectives.task import Inputs, Task, call, move
+from objectives.task import Task, call
 from search.buds import MEASURES
 from search.buds.bundle import Bud, write_bundle
 from search.buds.cut import cut
@@ -27,7 +27,7 @@ from search.buds.find import Stages, find, look, portray
 from search.buds.graft import graft, is_plastic
 from search.buds.isolate import excitement, leaving
 from search.buds.route import fit
-from search.buds.system import Costs, System, costs
+from search.buds.system import AsNetwork, Costs, System, costs
 from search.buds.train import Growing, Growth, in_layout, settle
 from search.buds.validate import Validation, validate
 from search.finetune import DivergedError, steps_per_epoch, stream
@@ -333,19 +333,6 @@ class BudTrial:
         reports = [Report.from_dict(data) for data in json.loads(path.read_text(encoding="utf-8"))["reports"]]
         self.growing.load_state(load_file(path.with_name(f"iteration-{len(reports)}.safetensors"), self._device))
         return reports
-
-
-class AsNetwork(nn.Module):
-    """A system as a network: for metrics that want one."""
-
-    def __init__(self, system: System) -> None:
-        super().__init__()
-        self._system = system
-
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """What the system answers."""
-        given: Inputs = named or (inputs if len(inputs) != 1 else inputs[0])
-        return self._system.answer(move(given, "cpu")).outputs
 
 
 def _figures(found: Validation, spent: Costs) -> tuple[float, ...]:
