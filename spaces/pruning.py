@@ -32,6 +32,9 @@ class PruningPolicy(Policy):
         last_prune: Share of the budget that is spent when the last cut falls.
         interval: Share of the budget between two cuts of the gradual schedule.
         rounds: Number of cuts of the iterative schedule.
+        align: Where whole channels go, what stays of each layer is a multiple of it: devices compute so many at a time.
+            The share is met to half a multiple. A group that is no wider than the multiple stays whole unless the
+            others cannot give enough, and then loses single channels. Reconnection keeps to it.
         merge: Whether a channel that goes is merged into the nearest that stays: what its consumers read of it is added
             to what they read of the other, scaled by the likeness of the two filters.
         exclude: Layers left alone: the first, the last, both or none.
@@ -67,6 +70,7 @@ class PruningPolicy(Policy):
         float, FloatDistribution(0.01, 0.2, log=True), Limits(0.0001, 0.5), When("schedule", ("gradual",))
     ] = 0.03
     rounds: Annotated[int, IntDistribution(3, 6), Limits(1, 100), When("schedule", ("iterative",))] = 3
+    align: Annotated[int, CategoricalDistribution((1, 4, 8, 16)), When("granularity", ("channel",))] = 1
     merge: Annotated[bool, CategoricalDistribution((False, True)), When("granularity", ("channel",))] = False
     exclude: Annotated[str, CategoricalDistribution(("none", "first", "last", "both"))] = "none"
 

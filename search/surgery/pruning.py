@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from search.surgery.aligned import Row, leaving, multiple
 from search.surgery.channels import ChannelGroup, merge, worth
 from search.surgery.criteria import ActivationWatch, GradientWatch, MovementWatch
 from search.surgery.edges import HOLDER as EDGES
@@ -214,7 +215,9 @@ class Pruning(Mechanism):
         off = {g.name: g.size - int(open_[g.name].sum()) for g in groups}
         among = {name: open_[name] & ~best_entry(ranked[name], open_[name]) for name in ranked}
         chosen: dict[str, Tensor] = {}
-        if self.policy.allocation == "global":
+        if self.policy.align > 1:
+            chosen |= self._aligned(site, free, ranked, open_, total)
+        elif self.policy.allocation == "global":
             missing = total - sum(off[g.name] for g in free)
             if free and missing > 0:
                 chosen |= lowest_overall({g.name: ranked[g.name] for g in free}, missing, among)
@@ -223,21 +226,49 @@ class Pruning(Mechanism):
             chosen |= {name: lowest(ranked[name], due[name] - off[name], among[name]) for name in due}
         for group in groups:
             if (share := self._fixed.get(group.root)) is not None:
-                missing = round(progress * share * group.size) - off[group.name]
+                due_here = round(progress * share * group.size)
+                if self.policy.align > 1:
+                    chosen |= self._aligned(site, [group], ranked, open_, due_here)
+                    continue
+                missing = due_here - off[group.name]
                 chosen[group.name] = lowest(ranked[group.name], missing, among[group.name])
         closing = [g.channels[i] for g in groups if g.name in chosen for i in chosen[g.name].nonzero()[:, 0].tolist()]
         if self.policy.merge:
             merge(site.network, closing, groups, connectivity)
         connectivity.close(closing, "pruning", self.policy.criterion)
 
+    def _aligned(
+        self,
+        site: Site,
+        groups: Sequence[ChannelGroup],
+        ranked: Mapping[str, Tensor],
+        open_: Mapping[str, Tensor],
+        total: int,
+    ) -> dict[str, Tensor]:
+        """The channels to close so that about `total` of all are off and what stays is a multiple of `align`."""
+        rows, shares = {}, self._channel_shares(site, groups)
+        for group in groups:
+            values, number = ranked[group.name][open_[group.name]].sort().values.tolist(), group.size
+            if self.policy.allocation != "global":
+                share, off = max(shares[group.name], 1e-12), number - len(values)
+                values = [(off + place + 0.5) / share for place in range(len(values))]
+            rows[group.name] = Row(number, multiple(group, self.policy.align), values)
+        going = leaving(total - sum(row.size - len(row.values) for row in rows.values()), rows)
+        return {name: lowest(ranked[name], count, open_[name]) for name, count in going.items()}
+
     def _allocate_channels(self, site: Site, groups: Sequence[ChannelGroup], total: int) -> dict[str, int]:
         """How many channels of each group are off, `total` in all."""
+        shares = self._channel_shares(site, groups)
+        return apportion(total, shares, {group.name: group.size - 1 for group in groups})
+
+    def _channel_shares(self, site: Site, groups: Sequence[ChannelGroup]) -> dict[str, float]:
+        """In what proportion the groups lose channels where there is no ranking over all of them."""
         shares = {group.name: float(group.size) for group in groups}
         if self.policy.allocation == "erk":
             shapes = {group.name: tuple(site.connectivity.weights[group.root].shape) for group in groups}
             density = erk_densities(shapes, 1 - self.policy.sparsity)
             shares = {name: (1 - density[name]) * size for name, size in shares.items()}
-        return apportion(total, shares, {group.name: group.size - 1 for group in groups})
+        return shares
 
     def _allocate(self, total: int) -> dict[str, int]:
         """How many connections of each layer are off, `total` in all."""
