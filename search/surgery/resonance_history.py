@@ -16,7 +16,7 @@ BLOCK = 256
 #: Connections that are worked on at a time: what is computed of them stays in a core's cache.
 PIECE = 1 << 13
 #: The same where little is computed of them.
-STRIP = 1 << 16
+STRIP = 1 << 17
 
 
 class GradientHistory:
@@ -39,8 +39,9 @@ class GradientHistory:
         self._sums: dict[str, Tensor] = {}
         for name, weight in weights.items():
             blocks, block = blocks_of(weight.numel())
-            self._rings[name] = torch.zeros(blocks, length, block, dtype=torch.int8, device=weight.device)
-            self._scales[name] = torch.zeros(blocks, length, device=weight.device)
+            # Entry by entry: a step writes one of them, and nothing that lies between.
+            self._rings[name] = torch.zeros(length, blocks, block, dtype=torch.int8, device=weight.device)
+            self._scales[name] = torch.zeros(length, blocks, device=weight.device)
             if average > 1:
                 self._sums[name] = torch.zeros(weight.numel(), device=weight.device)
 
@@ -81,11 +82,19 @@ class GradientHistory:
             last block may be longer than what is left of the connections.
         """
         ring, scales = self._rings[name], self._scales[name]
-        blocks, _, block = ring.shape
+        _, blocks, block = ring.shape
         stride = max(1, PIECE // block)
         for first in range(0, blocks, stride):
             until = min(blocks, first + stride)
-            yield first * block, until * block, ring[first:until], scales[first:until]
+            yield first * block, until * block, ring[:, first:until].transpose(0, 1), scales[:, first:until].t()
+
+    def padded(self, name: str) -> int:
+        """How many connections the pieces of a weight have in all."""
+        return self._rings[name][0].numel()
+
+    def device(self, name: str) -> torch.device:
+        """Where a weight's history is."""
+        return self._rings[name].device
 
     def bytes(self) -> int:
         """Memory that it holds."""
@@ -108,19 +117,21 @@ class GradientHistory:
         return {"ring": self._rings, "scale": self._scales, "sum": self._sums}
 
     def _write(self, name: str, gradient: Tensor) -> None:
-        ring, scales = self._rings[name], self._scales[name]
-        blocks, _, block = ring.shape
         slot = self.entries % self.length
+        ring_KB, scale_K = self._rings[name][slot], self._scales[name][slot]
+        blocks, block = ring_KB.shape
         stride = max(1, STRIP // block)
+        whole_KB = gradient.new_empty(min(stride, blocks), block)
         for first in range(0, blocks, stride):
             until = min(blocks, first + stride)
             x_KB = gradient[first * block : until * block]
             missing = (until - first) * block - x_KB.numel()
             x_KB = (F.pad(x_KB, (0, missing)) if missing else x_KB).view(-1, block)
             # Two passes over the extremes are faster than one over absolute values.
-            highest = torch.maximum(x_KB.amax(1), -x_KB.amin(1))
-            scales[first:until, slot] = highest / 127
-            ring[first:until, slot] = (x_KB * (127 / highest.clamp_min(1e-38)).unsqueeze(1)).round_().to(torch.int8)
+            highest_K = torch.maximum(x_KB.amax(1), x_KB.amin(1).neg_())
+            torch.div(highest_K, 127, out=scale_K[first:until])
+            factor_K1 = (127 / highest_K.clamp_min_(1e-38)).unsqueeze(1)
+            ring_KB[first:until] = torch.mul(x_KB, factor_K1, out=whole_KB[: until - first]).round_()
 
 
 def blocks_of(connections: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ Beside it stand the values of what is off.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 OFF = 128
 #: The highest count of either kind.
 _MOST = 127
+#: Connections that are worked on at a time on a processor: what is computed of them stays in a core's cache.
+_PART = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,10 @@ class LayerMemory:
 
         What has come back at zero keeps its former magnitude, halved at every decision, or it would go at once.
         """
-        return torch.maximum(self.flat(weight.detach()).abs(), self.stored.abs())
+        found, values = torch.empty_like(self.stored), self.flat(weight.detach())
+        for part in parts(found):
+            torch.maximum(values[part].abs(), self.stored[part].abs(), out=found[part])
+        return found
 
     def own(self, mask: Tensor) -> Tensor:
         """(connections,) boolean: off, and switched off by resonance."""
@@ -76,14 +82,20 @@ class LayerMemory:
             returns: The same: high enough to come back.
             cooling: Decisions below the threshold until a connection goes, and off until it may come back.
         """
-        on, count = self.flat(mask), self.count
-        # What another policy has brought back is like any other connection.
-        count.masked_fill_(on == (count >= OFF), 0)
-        count.masked_fill_(on & returns, 0)
-        counting = torch.where(on, ~reaches, count >= OFF)
-        limit = (count != _MOST) & (count != OFF + _MOST)
-        count += counting & limit
-        return Switch(on & ~reaches & (count >= cooling), returns & ~on & (count >= OFF + cooling))
+        disable, restore = torch.empty_like(reaches), torch.empty_like(reaches)
+        mask_flat = self.flat(mask)
+        for part in parts(reaches):
+            on, count, reached, returned = mask_flat[part], self.count[part], reaches[part], returns[part]
+            # What another policy has brought back is like any other connection.
+            _forget(count, (on == (count >= OFF)).logical_or_(on & returned))
+            was_off = count >= OFF
+            torch.logical_and(on, reached.logical_not().logical_and_(count < OFF), out=disable[part])
+            counting = was_off | disable[part]
+            counting &= (count != _MOST) & (count != OFF + _MOST)
+            count += counting.view(torch.uint8)
+            disable[part] &= count >= cooling
+            torch.logical_and(returned & was_off, count >= OFF + cooling, out=restore[part])
+        return Switch(disable, restore)
 
     def switched(self, weight: Tensor, disabled: Tensor, restored: Tensor, stored: bool) -> None:
         """Remember what was switched; call it before the weight changes.
@@ -94,14 +106,28 @@ class LayerMemory:
             restored: The same: what comes.
             stored: Whether it comes with its value, which is then no longer needed.
         """
-        self.count.masked_fill_(disabled, OFF)
-        self.count.masked_fill_(restored, 0)
-        # What is on forgets its former value by halves.
-        self.stored.mul_(1 - 0.5 * (self.count < OFF))
-        torch.where(disabled, self.flat(weight.detach()), self.stored, out=self.stored)
-        if stored:
-            self.stored.masked_fill_(restored, 0)
+        values = self.flat(weight.detach())
+        for part in parts(disabled):
+            count, kept, gone, came = self.count[part], self.stored[part], disabled[part], restored[part]
+            _forget(count, gone | came)
+            count += gone.view(torch.uint8) * OFF
+            # What is on forgets its former value by halves.
+            kept.mul_(((count >= OFF).float() + 1).mul_(0.5))
+            torch.where(gone, values[part], kept, out=kept)
+            if stored:
+                kept.masked_fill_(came, 0)
 
     def bytes(self) -> int:
         """Memory that it holds."""
         return self.count.numel() + 4 * self.stored.numel()
+
+
+def parts(flat: Tensor) -> Iterator[slice]:
+    """Where the parts of a flat tensor are; an accelerator takes all at once."""
+    size = _PART if flat.device.type == "cpu" else max(1, len(flat))
+    return (slice(start, start + size) for start in range(0, len(flat), size))
+
+
+def _forget(count: Tensor, where: Tensor) -> None:
+    """Set counts to 0: with bits, for filling guesses at every entry whether it is set."""
+    count &= where.view(torch.uint8) - 1

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from search.surgery.ranking import positions
+from search.surgery.resonance_layer import parts
 from search.surgery.resonance_spectrum import Signal
 
 #: A quantile between decisions is taken of this many connections of a layer at most.
@@ -43,12 +45,18 @@ class Ranking:
         plain = ~among & ~steady[places]
         of_resonant = _quantile(key[among & ~steady[places]], quantile)
         of_plain = _quantile(key[plain], quantile)
-        bound = torch.where(resonant, of_resonant, of_plain)
-        return (self.key >= bound).logical_or_(steady)
+        found = torch.empty_like(resonant)
+        for part in parts(found):
+            # With booleans alone, which is faster than a bound of its own for every connection.
+            value, is_resonant, reached = self.key[part], resonant[part], found[part]
+            torch.logical_and(value >= of_resonant, is_resonant, out=reached)
+            reached |= (value >= of_plain).logical_and_(~is_resonant)
+            reached |= steady[part]
+        return found
 
     def cycles(self, reaches: Tensor) -> float:
         """The threshold in cycles per step: the outermost frequency that is still kept; 0 where none is."""
-        kept = self.signal.frequency[self.signal.resonant & reaches]
+        kept = self.signal.frequency[positions(self.signal.resonant & reaches)]
         if not kept.numel():
             return 0.0
         return float(kept.max() if self.keep == "low" else kept.min())
@@ -88,8 +96,12 @@ def ranking(signal: Signal, magnitude: Tensor, keep: str) -> Ranking:
         median = _quantile(frequency[places][signal.resonant[places]], 0.5)
         frequency = -(frequency - torch.where(median.isfinite(), median, 0.0)).abs()
     # Frequencies are few (bins), so magnitudes decide within one. Neighbouring bins are further apart than 1e-4.
-    ties = magnitude * (1e-4 / magnitude.max().clamp_min(1e-38))
-    return Ranking(torch.where(signal.resonant, frequency + ties, magnitude), signal, keep)
+    ties = 1e-4 / magnitude.max().clamp_min(1e-38)
+    key = torch.empty_like(magnitude)
+    for part in parts(key):
+        value = magnitude[part]
+        torch.where(signal.resonant[part], frequency[part] + value * ties, value, out=key[part])
+    return Ranking(key, signal, keep)
 
 
 def by_magnitude(magnitude: Tensor) -> Ranking:

@@ -8,6 +8,8 @@ from dataclasses import astuple, dataclass, fields
 import torch
 from torch import Tensor
 
+from search.surgery.ranking import positions
+
 #: Classes of frequency that a spectrum is told in, from 0 to half a cycle per step.
 CLASSES = 16
 
@@ -66,7 +68,7 @@ class ResonanceRecord:
 
     def spectrum(self, name: str, frequency: Tensor, resonant: Tensor) -> None:
         """Take down how many connections of a layer oscillate in each class of frequencies."""
-        self.spectra[name] = torch.histc(frequency[resonant], CLASSES, 0, 0.5).to(torch.int64).cpu()
+        self.spectra[name] = torch.histc(frequency[positions(resonant)], CLASSES, 0, 0.5).to(torch.int64).cpu()
 
     def mean_sparsity(self, last: int) -> float:
         """Over the last so many decisions; 0 before the first."""

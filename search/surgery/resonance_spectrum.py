@@ -89,33 +89,53 @@ def signal_of(history: GradientHistory, name: str, connections: int, significanc
     """
     length = history.length
     critical = critical_g(length, significance) if significance is not None else 0.0
-    frequency, resonant, steady = [], [], []
-    for _, _, ring_KNB, scale_KN in history.pieces(name):
-        power_KMB, total_KB, mean_KB, variance_KB, left_KB = _power(ring_KNB, scale_KN)
-        peak_KB = power_KMB.amax(1)
-        significant = (peak_KB > critical * total_KB) & (total_KB > ROUNDING * left_KB)
-        at = significant.nonzero(as_tuple=True)
-        # The peak's place is asked for where it counts only: finding it costs more than the transform.
-        found = torch.zeros_like(peak_KB)
-        place = power_KMB.transpose(1, 2)[at].argmax(1) + 1
-        found[at] = place.to(found.dtype) / (length * history.average)
-        frequency.append(found.flatten())
-        resonant.append(significant.flatten())
-        steady.append(((mean_KB**2 >= STEADY**2 * variance_KB) & (mean_KB != 0)).flatten())
-    parts = (torch.cat(part)[:connections] for part in (frequency, resonant, steady))
-    return Signal(*parts)
+    m, device = ordinates(length), history.device(name)
+    frequency = torch.empty(history.padded(name), device=device)
+    resonant = torch.empty_like(frequency, dtype=torch.bool)
+    steady = torch.empty_like(resonant)
+    transform = _Transform(length)
+    # The last bits of an ordinate say which it is, so that the peak tells its place: the lowest of equal ones. Asking
+    # for the place as such takes longer than the transform.
+    bits = 2 ** m.bit_length() - 1
+    tag_M1 = torch.arange(m - 1, -1, -1, dtype=torch.int32, device=device).unsqueeze(1)
+    for first, until, ring_KNB, scale_KN in history.pieces(name):
+        power_KMB, dc_KB, nyquist_KB = transform(ring_KNB, scale_KN)
+        total_KB = power_KMB.sum(1)
+        tagged_KB = power_KMB.view(torch.int32).bitwise_and_(~bits).bitwise_or_(tag_M1).amax(1)
+        significant = resonant[first:until].view(total_KB.shape)
+        torch.gt(tagged_KB.view(torch.float32), critical * total_KB, out=significant)
+        significant &= total_KB > ROUNDING * (dc_KB + nyquist_KB)
+        cycles_KB = frequency[first:until].view(total_KB.shape)
+        cycles_KB.copy_(tagged_KB.bitwise_and_(bits).neg_().add_(m).mul_(significant)).div_(length * history.average)
+        # Variance by Parseval: twice the ordinates and Nyquist's.
+        varies_KB = total_KB.mul_(2).add_(nyquist_KB).mul_(STEADY**2)
+        torch.ge(dc_KB, varies_KB, out=steady[first:until].view(total_KB.shape)).logical_and_(dc_KB != 0)
+    return Signal(frequency[:connections], resonant[:connections], steady[:connections])
 
 
-def _power(ring_KNB: Tensor, scale_KN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(K, M, B) power, and (K, B) its sum, the series' mean and variance (Parseval), the power at DC and Nyquist's."""
-    length = ring_KNB.shape[1]
-    m = ordinates(length)
-    # The scales go into the basis, block by block: there are far fewer of its entries than of the history's.
-    scaled = basis(length).to(scale_KN.device) * scale_KN.unsqueeze(1)
-    transform = torch.bmm(scaled, ring_KNB.to(torch.float32))
-    power_KMB = transform[:, :m].square().addcmul_(transform[:, m : 2 * m], transform[:, m : 2 * m])
-    total_KB = power_KMB.sum(1)
-    mean_KB = transform[:, -2] / length
-    nyquist_KB = transform[:, -1].square()
-    variance_KB = (2 * total_KB + nyquist_KB) / length**2
-    return power_KMB, total_KB, mean_KB, variance_KB, nyquist_KB.add_(transform[:, -2].square())
+class _Transform:
+    """Power of pieces of a history; what it gives is overwritten by the next piece.
+
+    Args:
+        length: N.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._room: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, ring_KNB: Tensor, scale_KN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(K, M, B) power, and (K, B) that at DC and at Nyquist's."""
+        m, pieces = ordinates(self._length), len(ring_KNB)
+        if self._room is None:
+            # Memory that is taken once is faster than a page at a time, piece by piece.
+            empty = functools.partial(torch.empty, device=ring_KNB.device)
+            block = ring_KNB.shape[2]
+            self._room = (empty(ring_KNB.shape), empty(pieces, 2 * m + 2, block), empty(pieces, m, block))
+        series_KNB, found_KFB, power_KMB = (room[:pieces] for room in self._room)
+        series_KNB.copy_(ring_KNB)
+        # The scales go into the basis, block by block: there are far fewer of its entries than of the history's.
+        scaled = basis(self._length).to(scale_KN.device) * scale_KN.contiguous().unsqueeze(1)
+        torch.bmm(scaled, series_KNB, out=found_KFB).square_()
+        torch.add(found_KFB[:, :m], found_KFB[:, m : 2 * m], out=power_KMB)
+        return power_KMB, found_KFB[:, -2], found_KFB[:, -1]
