@@ -25,8 +25,13 @@ from spaces.profile import CompressionProfile
 
 
 def measure(network: nn.Module, task: Task, device: str, limit: int | None = None) -> dict[str, float]:
-    """What needs data: the mean score on the validation split (on at most `limit` samples), the share of its samples for
-    which each gate of a network with gates is open, and the task's own metrics.
+    """What needs data: the mean score on the validation split, how often gates open, and the task's own metrics.
+
+    Args:
+        network: Finished, or a copy that is looked at.
+        task: Gives the data.
+        device: Where to compute.
+        limit: At most so many samples; None for all.
 
     The network is moved to the device and back to the CPU.
     """

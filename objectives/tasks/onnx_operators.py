@@ -141,7 +141,8 @@ def _convolution(to: Conversion, inputs: Inputs, attributes: Attributes, alone: 
     groups = attributes.get("group", 1)
     attributes = {"kernel_shape": list(weight.shape[2:]), **attributes}
     x, padding = _padded(to, _first(inputs), attributes, dims)
-    layer = _CONVOLUTIONS[dims](
+    kind: Any = _CONVOLUTIONS[dims]
+    layer = kind(
         weight.shape[1] * groups,
         weight.shape[0],
         tuple(weight.shape[2:]),
@@ -160,7 +161,8 @@ def _transposed(to: Conversion, inputs: Inputs, attributes: Attributes, alone: b
     pads = attributes.get("pads", [0] * 2 * dims)
     if pads[:dims] != pads[dims:] or "output_shape" in attributes or attributes.get("auto_pad", "NOTSET") != "NOTSET":
         raise ValueError("uneven padding of a transposed convolution")
-    layer = _TRANSPOSED[dims](
+    kind: Any = _TRANSPOSED[dims]
+    layer = kind(
         weight.shape[0],
         weight.shape[1] * groups,
         tuple(weight.shape[2:]),
@@ -212,8 +214,10 @@ def _add(to: Conversion, inputs: Inputs, attributes: Attributes, alone: bool) ->
         if x is None or other is None or x.node is None or not alone or x.node.op != "call_module":
             continue
         layer, vector = to.root.get_submodule(str(x.node.target)), other.constant
-        fits = vector is not None and vector.numel() == vector.shape[-1:].numel()
-        if isinstance(layer, nn.Linear) and layer.bias is None and fits and vector is not None:
+        if not isinstance(layer, nn.Linear) or vector is None:
+            continue
+        unbiased = getattr(layer, "bias", None) is None
+        if unbiased and vector.numel() == vector.shape[-1:].numel():
             if vector.numel() != layer.out_features or vector.dim() > x.runs[0].dim():
                 continue
             layer.bias = nn.Parameter(vector.reshape(-1).clone())
@@ -436,7 +440,7 @@ def _expand(to: Conversion, inputs: Inputs, attributes: Attributes, alone: bool)
     if wanted is None:
         raise ValueError("no shape")
     runs = [
-        torch.broadcast_shapes(run.shape, tuple(int(n) for n in shape))
+        torch.broadcast_shapes(run.shape, tuple(int(n) for n in shape))  # type: ignore[no-untyped-call]
         for run, shape in zip(x.runs, wanted.runs, strict=True)
     ]
     rank = len(runs[0]) - x.runs[0].dim()

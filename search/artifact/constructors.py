@@ -104,10 +104,10 @@ _TORCH: Mapping[str, str] = {
 _OWN: Mapping[type[nn.Module], str] = {
     ByMode: "in_training in_evaluation",
     CodedConvolution: (
-        "in_channels out_channels kernel_size stride padding dilation groups bias? padding_mode rows activations half "
-        "kernel_from"
+        "in_channels out_channels kernel_size stride padding dilation groups bias? padding_mode rows activations "
+        "half=half_type kernel_from"
     ),
-    CodedLinear: "in_features out_features bias? rows activations half kernel_from",
+    CodedLinear: "in_features out_features bias? rows activations half=half_type kernel_from",
     MovingConvolution: (
         "in_channels out_channels kernel_size stride padding dilation groups bias? padding_mode activations levels "
         "counts thresholds dwell"

@@ -200,7 +200,8 @@ class TrialActor(tune.Trainable):
 
 def _stay_within_share() -> None:
     """A trial that has a part of a GPU may take that part of its memory, so that it fails alone where it needs more."""
-    share = float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
+    context: Any = ray.get_runtime_context()
+    share = float(context.get_assigned_resources().get("GPU", 0.0))
     if 0 < share < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
 

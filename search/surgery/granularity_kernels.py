@@ -118,7 +118,7 @@ class ConvolutionKernel(Kernel):
 
     def sums(self, values: Tensor) -> Tensor:
         moved = values.add_(_MOVED).to(torch.uint8, memory_format=torch.channels_last)
-        after = (1.0, 0, torch.float32, "none", [], "")
+        after: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
         result: Tensor = torch.ops.onednn.qconv_pointwise(
             moved, 1.0, _MOVED, self._weight, self._scale, self._zero, None, *self._geometry, *after
         )
@@ -229,13 +229,14 @@ def execution_of(module: nn.Module, batch: int = 64) -> str:
         module: A layer of a finished network.
         batch: For which batch; kernels are used where they gain.
     """
-    if not hasattr(module, "kernel_from") or not hasattr(module, "rows"):
+    layer: Any = module
+    if not hasattr(layer, "kernel_from") or not hasattr(layer, "rows"):
         return "float32"
-    levels = {bits for bits, _ in module.rows}
+    levels = {bits for bits, _ in layer.rows}
     if levels == {32}:
         return "float32"
-    kernel = module._unpacked().kernel
-    if kernel is not None and 0 < module.kernel_from <= batch and levels <= {8, 4, 2}:
+    kernel = layer._unpacked().kernel
+    if kernel is not None and 0 < layer.kernel_from <= batch and levels <= {8, 4, 2}:
         return str(kernel.name)
     return "simulated"
 

@@ -70,7 +70,7 @@ class CodedLayer(nn.Module):
                 f"a layer of codes must have activations {', '.join(_KINDS)} and half {', '.join(_HALVES)}, but has "
                 f"{str(activations)[:20]} and {str(half)[:20]}: export it again"
             )
-        self.shape, self.activations, self.half, self.kernel_from = tuple(shape), activations, half, kernel_from
+        self.shape, self.activations, self.half_type, self.kernel_from = tuple(shape), activations, half, kernel_from
         inner = math.prod(shape[1:])
         for bits in (8, 4, 2):
             if count := self._count(bits):
@@ -110,7 +110,7 @@ class CodedLayer(nn.Module):
         if scales:
             self.scale = torch.cat(scales)
         if len(at[16]):
-            self.float16 = weight[at[16]].to(_HALVES[self.half]).contiguous()
+            self.float16 = weight[at[16]].to(_HALVES[self.half_type]).contiguous()
         if len(at[32]):
             self.float32 = weight[at[32]].clone().contiguous()
         if bias is not None:

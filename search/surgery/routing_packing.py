@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -149,7 +150,7 @@ def _pack_channels(
     root = {str(n.target): traced.get_submodule(str(n.target)) for n in (*nodes, reader) if n.op == "call_module"}
     whole = copy.deepcopy(fx.GraphModule(root, graph)).eval()
     bare = copy.deepcopy(whole)
-    second = bare.get_submodule(str(reader.target))
+    second: Any = bare.get_submodule(str(reader.target))
     held = second.bias
     second.bias = None
     bias = None

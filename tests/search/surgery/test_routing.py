@@ -91,7 +91,7 @@ def test_training_chooses_or_blends_and_the_gradient_is_alive(hard: bool) -> Non
     given = gate.train()(IMAGES)
     expected = 1.0 if hard else 1 / (1 + math.exp(-0.5))
     torch.testing.assert_close(given, torch.full((6, 1, 1, 1), expected))
-    given.sum().backward()  # type: ignore[no-untyped-call]
+    given.sum().backward()
     assert gate.bias.grad is not None
     p = 1 / (1 + math.exp(-0.5))
     assert float(gate.bias.grad) == pytest.approx(6 * p * (1 - p) / 2, rel=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def agrees(name: str, policy: RoutingPolicy, share: float, seed: int) -> None:
     assert len(modules) == len(gates(masked)) > 0
     figures = {m.chooser.gate: m.ran / m.seen for m in modules}
     for gate_name, gate in gates(masked).items():
-        twins = [g for g in figures if torch.equal(g.second, gate.second)]
+        twins = [g for g in figures if torch.equal(cast(Tensor, g.second), cast(Tensor, gate.second))]
         assert figures[twins[0]] == pytest.approx(claimed[f"routing/use/{gate_name}"])
     if policy.unit == "block":
         assert macs(true, x) == pytest.approx(macs(masked, x, claimed), rel=1e-9)
@@ -121,7 +121,7 @@ def test_one_sample_at_a_time_skips_too() -> None:
     masked = plain(opened(site_of(network, x, RoutingPolicy()), 0.5, x, 3))
     true = packed(masked, (x[:2],))
     with torch.inference_mode():
-        alone = torch.cat([true(each) for each in x.split(1)])
+        alone = torch.cat([true(each) for each in x.split(1)])  # type: ignore[no-untyped-call]
         torch.testing.assert_close(alone, masked(x), rtol=1e-4, atol=1e-5)
     ran = [m.ran for m in true.modules() if isinstance(m, RoutedBlock)]
     assert all(0 < each < len(x) for each in ran)
