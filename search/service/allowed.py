@@ -232,7 +232,9 @@ class Allowed:
 
     def _reference(self, entry: TaskEntry, args: Mapping[str, Any]) -> TaskReference:
         """An entry's task with some arguments, its paths absolute as in a study."""
-        file = StudyFile.model_construct(task=TaskTable(target=entry.target, args={**entry.args, **args}))
+        task = TaskTable(target=entry.target, args={**entry.args, **args})
+        known: dict[str, Any] = {"task": task}
+        file = StudyFile.model_construct(None, **known)  # a reference is made of nothing else
         file._folder = self.folder
         return file.task_reference
 

@@ -49,7 +49,7 @@ from search.service.asking import from_json, refused, trouble
 from search.service.control import Control
 from search.service.exports import Exports
 from search.service.guard import Guard, Limits
-from search.service.looks import Look, Looks
+from search.service.looks import Looks
 from search.service.pages import docs_page
 from search.service.processes import Processes
 from search.service.stream import progress
@@ -139,7 +139,7 @@ def application(service: Service, tokens: Tokens, *, secure: bool = False) -> Gu
     _add_results(app, service)
     _add_pages(app)
     pages = dashboard(service.source(), prefix="/dashboard/", mounted=True, hosts=())
-    app.mount("/dashboard", WSGIMiddleware(pages, workers=4))
+    app.mount("/dashboard", cast(Any, WSGIMiddleware(cast(Any, pages), workers=4)))
     return Guard(app, tokens, service.limits, secure=secure)
 
 
@@ -187,9 +187,6 @@ def _add_looks(app: FastAPI, service: Service) -> None:
     looks = service.looks
     streams = asyncio.Semaphore(service.limits.streams)
 
-    async def look(name: str) -> Look:
-        return looks.recent(name) or await asyncio.to_thread(looks.look, name)
-
     @app.get("/health", tags=["service"])
     async def health() -> Health:
         """Whether the service answers."""
@@ -208,7 +205,7 @@ def _add_looks(app: FastAPI, service: Service) -> None:
     @app.get("/v1/studies/{name}", tags=["studies"], response_model=StudyAnswer, responses=_said(404))
     async def study(name: Name, request: Request) -> Response:
         """Where a study is; with If-None-Match, 304 while nothing changed."""
-        found = await look(name)
+        found = await looks.soon(name)
         headers = {"ETag": f'"{found.tag}"'}
         if found.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
@@ -222,7 +219,7 @@ def _add_looks(app: FastAPI, service: Service) -> None:
     )
     async def follow(name: Name, request: Request) -> Response:
         """Server-sent events: `study` with the study whenever it changes, `end` when it is at rest."""
-        await look(name)
+        await looks.soon(name)
         if streams.locked():
             return trouble(429, f"at most {service.limits.streams} streams may be open: poll, or come back later")
 
@@ -236,7 +233,7 @@ def _add_looks(app: FastAPI, service: Service) -> None:
     @app.get("/v1/studies/{name}/front", tags=["results"], response_model=FrontAnswer, responses=_said(404))
     async def front(name: Name) -> Any:
         """The feasible trials that no other dominates."""
-        summary = (await look(name)).summary
+        summary = (await looks.soon(name)).summary
         return {"study": name, "state": summary["state"], "front": summary["front"]}
 
 

@@ -5,6 +5,7 @@ A study's files say by their times whether anything changed; while they do not, 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -155,11 +156,16 @@ class Looks:
         """
         return self._watched(name).look()
 
-    def recent(self, name: str) -> Look | None:
-        """The latest look, if it is so new that another would give the same."""
+    async def soon(self, name: str) -> Look:
+        """As `look`, for an event loop: in a thread where files must be looked at, at once where they were just now.
+
+        Raises:
+            PleachError: As `look`.
+        """
         watched = self._known.get(name)
-        fresh = watched is not None and time.monotonic() - watched.looked <= FRESH
-        return watched.latest if fresh and watched is not None else None
+        if watched is not None and watched.latest is not None and time.monotonic() - watched.looked <= FRESH:
+            return watched.latest
+        return await asyncio.to_thread(self.look, name)
 
     def list(self) -> bytes:
         """All studies as a JSON list; one that cannot be read is a line about it."""

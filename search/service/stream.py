@@ -28,7 +28,7 @@ async def progress(looks: Looks, name: str, seen: str | None = None, *, every: f
     yield b"retry: 2000\n\n"
     while True:
         try:
-            look = looks.recent(name) or await asyncio.to_thread(looks.look, name)
+            look = await looks.soon(name)
         except PleachError:  # its folder was taken away
             yield b"event: end\ndata: {}\n\n"
             return

@@ -32,6 +32,9 @@ def serve(
         bool, typer.Option("--insecure", help="Let others reach it without TLS: tokens are sent in clear.")
     ] = False,
     rate: Annotated[float, typer.Option(min=0.1, help="Calls a second that one token may make.")] = 200.0,
+    failures: Annotated[
+        float, typer.Option(min=1, help="Calls a minute without a valid token that an address may make.")
+    ] = 60.0,
     megabytes: Annotated[float, typer.Option(min=0.001, help="The largest request.")] = 1.0,
 ) -> None:
     """Launch and follow studies over HTTP, with tokens. Ctrl-C ends the service; the studies go on without it."""
@@ -40,7 +43,7 @@ def serve(
     from search.service.server import Address
 
     address = Address(host, port, certificate, key, insecure)
-    limits = Limits(bytes=round(megabytes * 2**20), rate=rate, burst=2 * rate)
+    limits = Limits(bytes=round(megabytes * 2**20), rate=rate, burst=max(1.0, 2 * rate), failures=failures)
     ready = lambda where: typer.echo(f"serving at {where}", err=True)  # noqa: E731
     serve_home(shared.home(home), address, tasks=tasks, names=task or (), limits=limits, ready=ready)
 

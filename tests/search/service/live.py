@@ -155,8 +155,8 @@ def served(home: Path, secrets: Mapping[str, str], *options: str, running: int =
 def events(answer: requests.Response) -> Iterator[tuple[str, str, Any]]:
     """The events of a stream: name, id and data."""
     name = identity = ""
-    for line in answer.iter_lines(decode_unicode=True):
-        key, _, value = line.partition(": ")
+    for line in answer.iter_lines():
+        key, _, value = line.decode("utf-8").partition(": ")
         if key == "event":
             name = value
         elif key == "id":
