@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def described(
     """
     found: dict[str, Any] = {"schema": 1}
     gains: dict[str, dict[str, dict[str, float]]] = {}
+    csr: Mapping[str, Mapping[int, float]] = {}
     if original is not None:
         text, reason = baseline_or_reason(original, inputs)
         if text is not None:
@@ -52,9 +54,9 @@ def described(
         except PleachError as error:
             found["not_timed"] = str(error)
         else:
-            found["timings"] = timings.to_dict()
+            found["timings"], csr = timings.to_dict(), timings.csr
             found["recommended"] = _recommended(timings.rows)
-    return found | gates(network) | {"layers": execution_rows(network, original, gains)}
+    return found | gates(network) | {"layers": execution_rows(network, original, gains, csr)}
 
 
 def _recommended(rows: tuple[Row, ...]) -> dict[str, str]:

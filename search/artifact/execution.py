@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +20,10 @@ PATTERNS = ((2, 4), (1, 4), (4, 8), (2, 8))
 
 
 def execution_rows(
-    network: nn.Module, baseline: nn.Module | None, gains: Mapping[str, Mapping[str, Mapping[str, float]]]
+    network: nn.Module,
+    baseline: nn.Module | None,
+    gains: Mapping[str, Mapping[str, Mapping[str, float]]],
+    csr: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """One row per layer with weights.
 
@@ -27,6 +31,7 @@ def execution_rows(
         network: The finalized network.
         baseline: Before compression; None where only the network itself is known.
         gains: Per layer and batch: how much faster it runs alone.
+        csr: Per layer and batch: how many times as fast it is in PyTorch as compressed rows, where it is faster.
 
     Returns:
         ``{layer, kind, runs, simulated, weight, baseline_weight, zeros, gain}``: `runs` says what a runtime executes,
@@ -44,7 +49,7 @@ def execution_rows(
             {
                 "layer": name,
                 "kind": type(module).__name__,
-                "runs": _runs(weights, before.get(name), baseline is not None),
+                "runs": [*_runs(weights, before.get(name), baseline is not None), *_skipping(csr.get(name, {}))],
                 "simulated": [*_simulated(weights, share), *_rounded(module)],
                 "weight": {key: list(w.shape) for key, w in weights.items()},
                 "baseline_weight": {key: list(w.shape) for key, w in before.get(name, {}).items()},
@@ -116,6 +121,11 @@ def _runs(weights: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, co
         return [*forms, "added"] if compared else [*forms, "dense"]
     smaller = any(key in before and w.numel() < before[key].numel() for key, w in weights.items())
     return [*forms, "channels removed" if smaller else "dense"]
+
+
+def _skipping(gains: Mapping[int, float]) -> list[str]:
+    """Where PyTorch is faster at skipping the zeros than at multiplying them."""
+    return [f"csr in PyTorch at batch {batch}, {gain:.1f} x" for batch, gain in sorted(gains.items())]
 
 
 def _rounded(module: nn.Module | None) -> list[str]:

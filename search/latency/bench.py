@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.cost import count_macs
+from search.formats.csr import csr_gains, faster_at, with_csr
 from search.formats.onnx_file import Session, to_onnx
 from search.latency.clock import WARM_UP, Call, paired
 from search.latency.layers import layer_call, layer_cases
@@ -23,6 +24,8 @@ from spaces.errors import ExportError, NetworkError
 BATCHES = (1, 64)
 #: torch.compile takes a minute a batch to compile on a CPU, so it is timed where it is asked for.
 RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "eager")
+#: The network as PyTorch runs it once linear layers skip their zeros.
+CSR = "model.safetensors with csr layers"
 #: Seconds for which one layer is timed beside its baseline.
 LAYER_SECONDS = 0.03
 
@@ -68,16 +71,19 @@ class Bench:
         rows: The measurements.
         skipped: Runtime or file, and why.
         macs: Multiply-accumulates per sample, ``baseline`` and ``compressed``.
+        csr: Per linear layer and batch, how many times as fast it is where PyTorch skips its zeros; only where it is.
     """
 
     rows: tuple[Row, ...]
     skipped: Mapping[str, str]
     macs: Mapping[str, int]
+    csr: Mapping[str, Mapping[int, float]]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form."""
         rows = [row.to_dict() for row in self.rows]
-        return {"rows": rows, "skipped": dict(self.skipped), "macs": dict(self.macs), "warm_up": WARM_UP}
+        csr = {layer: {str(batch): gain for batch, gain in gains.items()} for layer, gains in self.csr.items()}
+        return {"rows": rows, "skipped": dict(self.skipped), "macs": dict(self.macs), "csr": csr, "warm_up": WARM_UP}
 
 
 def bench(
@@ -108,6 +114,7 @@ def bench(
     macs = _macs(baseline, network, inputs)
     promised = macs["baseline"] / macs["compressed"] if macs.get("compressed") else 1.0
     rows, skipped = list[Row](), dict[str, str]()
+    csr = csr_gains(network, inputs, batches, threads=threads) if "eager" in runtimes and device == "cpu" else {}
     for runtime in runtimes:
         reason = unavailable(runtime, device)
         if reason:
@@ -117,7 +124,9 @@ def bench(
         for batch in batches:
             setting = Setting(batch, threads, runtime, device)
             calls: dict[str, Call] = {}
-            for what, (module, data) in forms.items():
+            skipping = faster_at(csr, batch) if runtime == "eager" else ()
+            more = {CSR: (with_csr(network, skipping), None)} if skipping else {}
+            for what, (module, data) in (forms | more).items():
                 try:
                     calls[what] = ready(module, inputs, setting, onnx=data)
                 except ExportError as error:
@@ -140,7 +149,7 @@ def bench(
                 )
                 for what, t in timings.items()
             ]  # fmt: skip
-    return Bench(tuple(rows), skipped, macs)
+    return Bench(tuple(rows), skipped, macs, csr)
 
 
 def layer_gains(

@@ -112,7 +112,7 @@ class Stopwatch:
         return found
 
     def estimate(self, network: nn.Module, known: Mapping[str, float]) -> dict[str, float]:
-        """The objectives by the table of layers: within some fifteen per cent, in milliseconds of work."""
+        """The objectives by the table of layers: within a quarter, in milliseconds of work."""
         found = {}
         for name, setting in self.clocked.settings.items():
             if name in known:
