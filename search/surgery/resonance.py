@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from search.surgery.edges import HOLDER as EDGES
 from search.surgery.mechanism import Clock, Mechanism, Receipt
 from search.surgery.pruning import Pruning
 from search.surgery.resonance_controller import AmplitudeController, TargetPath, rise_of
@@ -44,7 +45,7 @@ class Resonance(Mechanism):
         self.site = site
         policy = self.policy
         self._decisions = policy.decision_steps(site.steps)
-        self._names = _governed(list(site.connectivity.weights), policy.exclude)
+        self._names = _governed(site.connectivity.weights, policy.exclude)
         weights = {name: site.connectivity.weights[name] for name in self._names}
         self._total = sum(weight.numel() for weight in weights.values())
         self._memories = {name: LayerMemory(weight) for name, weight in weights.items()}
@@ -302,8 +303,9 @@ class Resonance(Mechanism):
         self._memories = {}
 
 
-def _governed(names: list[str], exclude: str) -> list[str]:
-    """The weights a policy may touch: all but the first and the last layer where it excludes them."""
+def _governed(weights: Iterable[str], exclude: str) -> list[str]:
+    """The weights a policy may touch: all but edges, and the first and the last layer where it excludes them."""
+    names = [name for name in weights if not name.startswith(f"{EDGES}.")]
     first = 1 if exclude in ("first", "both") else 0
     last = len(names) - (1 if exclude in ("last", "both") else 0)
     if not names[first:last]:

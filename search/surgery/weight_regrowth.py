@@ -10,6 +10,7 @@ from torch import Tensor
 
 from search.surgery.criteria import WINDOW, CorrelationWatch, GradientWatch
 from search.surgery.edge_growth import EdgeGrowth
+from search.surgery.edges import HOLDER as EDGES
 from search.surgery.pruning import Pruning
 from search.surgery.ranking import number
 from search.surgery.selection import (
@@ -51,6 +52,8 @@ class WeightRegrowth:
         self._gradient = GradientWatch(weights, decisions, width) if watched else None
         self._correlation = CorrelationWatch(site.network, weights, decisions) if criterion == "correlation" else None
         self._recent: deque[dict[str, Tensor]] = deque(maxlen=policy.protect)
+        # What routing has added starts at 0 and would be the first to go. Edges that are grown here come later.
+        self._left = frozenset(name for name in weights if name.startswith(f"{EDGES}."))
 
     def before_forward(self, step: int) -> None:
         """Listen to activations where a cycle is near."""
@@ -121,17 +124,18 @@ class WeightRegrowth:
     def _drop(self, zeta: float) -> dict[str, int]:
         """Switch off the share `zeta` of the active connections, the smallest first; never a layer's last one."""
         connectivity = self._site.connectivity
-        magnitudes = {
-            name: connectivity.spared_last(name, weight.detach().abs()) for name, weight in connectivity.weights.items()
-        }
+        weights = {name: weight for name, weight in connectivity.weights.items() if name not in self._left}
+        magnitudes = {name: connectivity.spared_last(name, weight.detach().abs()) for name, weight in weights.items()}
         among = {}
-        for name, mask in connectivity.masks.items():
-            free = connectivity.free(name)
+        for name in weights:
+            mask, free = connectivity.masks[name], connectivity.free(name)
             among[name] = mask if free is None else mask & free
         if self._policy.distribution == "global" and self._policy.mode != "set":
-            chosen = lowest_overall(magnitudes, round(zeta * sum(connectivity.active.values())), among, leave_one=True)
+            chosen = lowest_overall(
+                magnitudes, round(zeta * sum(connectivity.active[n] for n in weights)), among, leave_one=True
+            )
         else:
-            shares = {name: round(zeta * active) for name, active in connectivity.active.items()}
+            shares = {name: round(zeta * connectivity.active[name]) for name in weights}
             chosen = {name: lowest(magnitudes[name], shares[name], among[name], leave=1) for name in magnitudes}
         return {name: connectivity.prune(name, where, "reconnection", "drop") for name, where in chosen.items()}
 

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from search.surgery.mechanisms import mechanisms_for
 from search.surgery.routing import Routing, binary_entropy, entropy
 from search.surgery.routing_gate import Annealing, RoutingGate
 from search.surgery.site import Site
-from spaces import PruningPolicy, ReconnectionPolicy, RoutingPolicy
+from spaces import PruningPolicy, ReconnectionPolicy, ResonancePolicy, RoutingPolicy
 from spaces.errors import NetworkError
 from spaces.ledger import Ledger
 from spaces.profile import CompressionProfile
@@ -261,6 +262,26 @@ def test_no_edge_starts_inside_of_a_block_and_ends_outside() -> None:
 def test_pruning_leaves_added_skips_alone() -> None:
     task = Blobs("mlp")
     site, _ = operate(task, CompressionProfile.of(RoutingPolicy(), PruningPolicy(sparsity=0.9)), 20)
+    assert site.connectivity.active["edges.skip__2.map.weight"] == 16
+
+
+@pytest.mark.parametrize("distribution", ["global", "uniform", "erk"])
+def test_reconnection_leaves_added_skips_alone(distribution: Any) -> None:
+    task, policy = Blobs("mlp"), ReconnectionPolicy(interval=0.1, zeta=0.5, distribution=distribution)
+    site, _ = operate(task, CompressionProfile.of(RoutingPolicy(), policy), 20)
+    events = site.connectivity.ledger().events
+    assert sum(event.pruned for event in events if event.policy == "reconnection") > 0
+    assert {event.reason for event in events if event.layer.startswith("edges.")} == {"skip"}
+
+
+def test_resonance_leaves_added_skips_alone() -> None:
+    task, policy = Blobs("mlp"), ResonancePolicy(history=16, average=1, every=0.05, sparsity=0.8, cooling=1)
+    site, mechanisms = operate(task, CompressionProfile.of(RoutingPolicy(), policy), 64)
+    plain = {name: n for name, n in site.connectivity.active.items() if not name.startswith("edges.")}
+    receipt = mechanisms[-1].finish()
+    assert receipt["disabled"] > 0
+    assert receipt["governed"] == sum(site.connectivity.masks[name].numel() for name in plain)
+    assert receipt["active"] == sum(plain.values())
     assert site.connectivity.active["edges.skip__2.map.weight"] == 16
 
 
