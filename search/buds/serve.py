@@ -16,13 +16,12 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
 import torch
-import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from safetensors import SafetensorError
@@ -200,28 +199,3 @@ def _exposition(figures: Mapping[str, float], times: Times) -> str:
         f"pleach_latency_seconds_count {times.count}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def run(app: FastAPI, *, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until a signal ends it.
-
-    Args:
-        app: From `application`.
-        host: The address to listen on.
-        port: 0 takes a free one.
-        ready: Called with the address once requests are answered.
-    """
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
-    socket = config.bind_socket()
-    server = _Server(config, lambda: ready(f"http://{host}:{socket.getsockname()[1]}"))
-    server.run(sockets=[socket])
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[Any] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from search.buds.manager import BudManager
 from search.buds.registry import Registry, Version
-from search.buds.serve import Limits, application, run
+from search.buds.serve import Limits, application
 from search.buds.trial import FOLDER
 from search.commands.run import look_first, run_study
 from search.home import Home
+from search.service.server import Address, run
 from search.study import Study
 from search.study_file import StudyFile
 from spaces.errors import StudyError, StudyFileError
@@ -103,7 +104,7 @@ def serve(
         )
     manager = BudManager.load(name, home)
     manager.watch(every)
-    run(application(manager, limits), host=host, port=port, ready=ready)
+    run(application(manager, limits), Address(host, port), ready=ready)
 
 
 def _shown(version: Version) -> dict[str, Any]:

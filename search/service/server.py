@@ -5,15 +5,17 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from search.service.asking import App
 from spaces.errors import RequestError, StorageError
+
+#: As ASGI has it: called with a scope, and with how to receive and to send.
+Application = Callable[..., Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
 
 
-def run(app: App, address: Address, *, ready: Callable[[str], None], connections: int | None = None) -> None:
+def run(app: Application, address: Address, *, ready: Callable[[str], None], connections: int | None = None) -> None:
     """Serve until a signal ends it.
 
     Args:

@@ -31,8 +31,8 @@ NAME = "polled"
 #: Trials of a second or less, so that a window holds many.
 BENCHED: dict[str, Any] = {
     **STUDY,
-    "study": {"name": NAME, "trials": 400, "sampler": "random"},
-    "budget": {"epochs": 2000, "iterations": 2},
+    "study": {"name": NAME, "trials": 4000, "sampler": "random"},
+    "budget": {"epochs": 400, "iterations": 2},
 }
 
 
@@ -92,7 +92,7 @@ def measure(home: Path, count: int, every: float, seconds: float, pairs: int) ->
     windows: list[tuple[bool, float, float]] = []
     asked: list[dict[str, Any]] = []
     service_cpu = 0.0
-    with served(home, secrets, "--rate", "10000") as live:
+    with served(home, secrets, "--rate", "10000", trials=4000) as live:
         live.launch(BENCHED)
         live.until(NAME, "running")
         while len(decided(home)) < 3:
@@ -141,8 +141,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two questions of a client")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of a window")
-    parser.add_argument("--pairs", type=int, default=2, help="windows with clients, and as many without")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a window")
+    parser.add_argument("--pairs", type=int, default=4, help="windows with clients, and as many without")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--client", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -23,7 +23,7 @@ from search.service.tokens import RIGHTS, Tokens
 OPERATOR = """
 [limits]
 running = {running}
-trials = 400
+trials = {trials}
 [tasks.tiny]
 target = "tests.search.quick:TinyTask"
 choices = {{samples = [64, 128]}}
@@ -117,11 +117,13 @@ def tokens(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def served(home: Path, secrets: Mapping[str, str], *options: str, running: int = 4) -> Iterator[Live]:
-    """`pleach serve` on a home; nothing of it is left running, and its studies are ended too."""
+def served(
+    home: Path, secrets: Mapping[str, str], *options: str, running: int = 4, trials: int = 400
+) -> Iterator[Live]:
+    """`pleach serve` on a home; ended as with Ctrl-C, and its studies go on."""
     home.mkdir(parents=True, exist_ok=True)
     operator = home.parent / f"{home.name}-operator.toml"
-    operator.write_text(OPERATOR.format(running=running), encoding="utf-8")
+    operator.write_text(OPERATOR.format(running=running, trials=trials), encoding="utf-8")
     command = [
         sys.executable,
         "-m",
