@@ -11,7 +11,8 @@ PART = 1 << 17
 
 def in_memory_order(tensor: Tensor) -> Tensor | None:
     """(entries,) a view of a tensor in the order in which it lies in memory; None where it lies with gaps."""
-    order = sorted(range(tensor.ndim), key=lambda d: (-tensor.stride(d), -tensor.shape[d]))
+    strides = tensor.stride()
+    order = sorted(range(tensor.ndim), key=lambda d: (-strides[d], -tensor.shape[d]))
     ordered = tensor.permute(order)
     return ordered.view(-1) if ordered.is_contiguous() else None
 
@@ -37,5 +38,6 @@ def keep(values: Tensor, mask: Tensor) -> None:
         return
     # A product with booleans converts them one by one; a copy converts many at once.
     factors = torch.empty(min(PART, values.numel()), dtype=values.dtype)
-    for part, kept in zip(flat[0].split(PART), flat[1].view(torch.uint8).split(PART), strict=True):
+    parts = zip(torch.split(flat[0], PART), torch.split(flat[1].view(torch.uint8), PART), strict=True)
+    for part, kept in parts:
         part.mul_(factors[: len(part)].copy_(kept))
