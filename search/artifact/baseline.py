@@ -23,6 +23,8 @@ from spaces.errors import ExportError, TraceError
 BASELINE = "baseline.json"
 _LARGEST = 32 * 2**20
 _MOST_NUMBERS = 2**28
+#: Ends of an input's range; infinities and what is no number are beyond it too.
+_FARTHEST = 2**62
 
 
 def describe_inputs(inputs: Sequence[Tensor]) -> list[dict[str, Any]]:
@@ -93,12 +95,16 @@ def _value(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
     return (torch.randn(like.shape, generator=generator) * 0.05).to(like.dtype)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) <= _FARTHEST
+
+
 def _drawn(data: object, generator: torch.Generator) -> Tensor:
     if not isinstance(data, Mapping) or set(data) != {"shape", "dtype", "range"}:
         raise ExportError(f"an input in {BASELINE} must be {{shape, dtype, range}}, but is not: export it again")
     shape, ends, dtype = data["shape"], data["range"], dtype_named(data["dtype"])
     sizes_fit = isinstance(shape, list) and all(type(n) is int and 0 < n <= 2**24 for n in shape) and len(shape) <= 8
-    ends_fit = isinstance(ends, list) and len(ends) == 2 and all(isinstance(e, int | float) for e in ends)
+    ends_fit = isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))
     if not sizes_fit or not ends_fit or torch.Size(shape).numel() > _MOST_NUMBERS:
         raise ExportError(f"an input in {BASELINE} must have a shape and a range, but has not: export it again")
     low, high = float(ends[0]), float(ends[1])
@@ -106,4 +112,5 @@ def _drawn(data: object, generator: torch.Generator) -> Tensor:
         return (low + (high - low) * torch.rand(shape, generator=generator)).to(dtype)
     if dtype == torch.bool:
         return torch.ones(shape, dtype=dtype)
-    return torch.randint(int(low), max(int(high), int(low)) + 1, shape, generator=generator).to(dtype)
+    first, last = int(low), max(int(high), int(low))
+    return torch.randint(first, last + 1, shape, generator=generator).to(dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ from objectives.loading import load_task
 from objectives.task import Task
 from search.artifact.baseline import BASELINE, read_baseline
 from search.artifact.manifest import read_manifest, verified
-from search.artifact.network import ARCHITECTURE, WEIGHTS, assembled
+from search.artifact.network import ARCHITECTURE, WEIGHTS, assembled, parsed
 from search.formats.written import INT8, ONNX
 from search.latency.bench import BATCHES, RUNTIMES, bench, layer_gains
 from search.latency.runtimes import RUNTIMES as KNOWN
@@ -25,6 +24,7 @@ from spaces.errors import ExportError, StudyFileError
 from spaces.policy import nearest
 
 EXECUTION = "execution.json"
+_LARGEST = 32 * 2**20
 
 
 def bench_export(
@@ -101,11 +101,19 @@ def _baseline(contents: dict[str, bytes], task: Task | None) -> tuple[nn.Module,
 
 def _layers(contents: dict[str, bytes]) -> list[dict[str, Any]]:
     """What the export says of its layers; an older one may say nothing."""
-    try:
-        data = json.loads(contents.get(EXECUTION, b"{}"))
-        return [dict(row) for row in data.get("layers", []) if isinstance(row, dict) and "layer" in row]
-    except (ValueError, AttributeError, TypeError):
-        raise ExportError(f"{EXECUTION} must hold a list of layers, but does not: export it again") from None
+    rows = parsed(contents[EXECUTION], EXECUTION, _LARGEST).get("layers", []) if EXECUTION in contents else []
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        raise ExportError(f"{EXECUTION} must hold a list of layers, but does not: export it again")
+    return rows
+
+
+def _is_row(row: object) -> bool:
+    """Whether it has what the table of layers shows, and nothing that moves a terminal's cursor."""
+    if not isinstance(row, dict) or not isinstance(row.get("runs"), list) or not isinstance(row.get("simulated"), list):
+        return False
+    return all(
+        isinstance(text, str) and text.isprintable() for text in (row.get("layer"), *row["runs"], *row["simulated"])
+    )
 
 
 def task_of(study: Study) -> Task:

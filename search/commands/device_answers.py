@@ -69,7 +69,8 @@ def _layers(found: Answer) -> RenderableType:
     table = _table("layer", "runs", "only simulated", *(f"alone, batch {batch}" for batch in batches))
     for row in found["layers"][:SHOWN]:
         gains = [f"{row['gain'][b]['speedup']:.2f} x" if b in row["gain"] else "" for b in batches]
-        table.add_row(row["layer"], ", ".join(row["runs"]), ", ".join(row["simulated"]), *gains)
+        told = (Text(text) for text in (row["layer"], ", ".join(row["runs"]), ", ".join(row["simulated"])))
+        table.add_row(*told, *gains)
     left = len(found["layers"]) - SHOWN
     return Group(table, Text(f"and {left} more: see --json", style="dim")) if left > 0 else table
 

@@ -27,6 +27,8 @@ from spaces.errors import ExportError, TraceError
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 #: The newest that onnxruntime's optimizations all know.
 OPSET = 20
+#: What the bytes of a model hold that names another file.
+_OUTSIDE = b"location"
 
 
 def missing() -> str:
@@ -101,10 +103,12 @@ class Session:
         optimized: False switches every graph optimization off.
 
     Raises:
-        ExportError: If it cannot be read.
+        ExportError: If it cannot be read, or has weights in other files: a model's bytes are all that is looked at.
     """
 
     def __init__(self, data: bytes, threads: int = 1, *, optimized: bool = True) -> None:
+        if _OUTSIDE in data and _fetches(data):
+            raise ExportError("the ONNX model cannot be run (it has weights in other files): do not trust it")
         onnxruntime = importlib.import_module("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -141,6 +145,26 @@ class Session:
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """All outputs as tensors."""
         return [torch.from_numpy(np.ascontiguousarray(each)) for each in self.run(self.feed(inputs))]
+
+
+def _fetches(data: bytes) -> bool:
+    """Whether a model names other files; also one that cannot be parsed here may."""
+    onnx = importlib.import_module("onnx")
+    try:
+        waiting = [onnx.load_model_from_string(data)]
+    # protobuf's errors share no class with onnx's.
+    except Exception:
+        return True
+    while waiting:
+        message = waiting.pop()
+        if isinstance(message, onnx.TensorProto):
+            if message.data_location == onnx.TensorProto.EXTERNAL or message.external_data:
+                return True
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting += [value] if hasattr(value, "ListFields") else list(value)
+    return False
 
 
 @contextmanager
