@@ -80,8 +80,8 @@ def settle(site: Site) -> None:
     """Take out of the graph what is decided once and for all.
 
     An open gate leaves what it governs as it was; a block behind a shut one leaves the network with its connections.
-    Gates over groups of channels stay, unless all groups are open: the channels of a group that is shut are multiplied by
-    0, not removed.
+    Gates over groups of channels stay, unless all groups are open: the channels of a group that is shut are multiplied
+    by 0, not removed.
     """
     traced = site.graph
     if traced is None:
