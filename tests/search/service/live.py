@@ -18,6 +18,7 @@ from typing import Any
 import requests
 
 from search.home import Home
+from search.service.processes import Processes
 from search.service.tokens import RIGHTS, Tokens
 
 OPERATOR = """
@@ -144,6 +145,8 @@ def served(
     try:
         yield Live(_address(log, process), Home(home), process, secrets)
     finally:
+        for name in Home(home).studies() if process.poll() is None else ():
+            Processes(Home(home)).settle(name)  # what is over still writes its records
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             try:
