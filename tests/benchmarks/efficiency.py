@@ -29,20 +29,25 @@ from search.surgery.site import Site
 from spaces.profile import CompressionProfile, LayerOverride
 from spaces.pruning import PruningPolicy
 
-#: Share of the channels that go, and layers that keep another share.
-Cut = tuple[float, Mapping[str, float]]
+#: Share of the channels that go, layers that lose another share, and what the widths that stay are a multiple of.
+Cut = tuple[float, Mapping[str, float], int]
 #: The first takes half of the work away; the others show what a device's block of channels does to the same share.
 RESNET: Mapping[str, Cut] = {
-    "ResNet-20, inner channels halved": (0.0, {"layer*.conv1": 0.5}),
-    "ResNet-20, inner channels of stages 2 and 3 halved": (0.0, {"layer2*.conv1": 0.5, "layer3*.conv1": 0.5}),
-    "ResNet-20, all channels halved": (0.5, {}),
+    "ResNet-20, inner channels halved": (0.0, {"layer*.conv1": 0.5}, 1),
+    "ResNet-20, inner channels of stages 2 and 3 halved": (0.0, {"layer2*.conv1": 0.5, "layer3*.conv1": 0.5}, 1),
+    "ResNet-20, all channels halved": (0.5, {}, 1),
+    "ResNet-20, 30 % of the channels gone": (0.3, {}, 1),
+    "ResNet-20, 30 % of the channels gone, multiples of 16": (0.3, {}, 16),
+    "ResNet-20, half of the channels gone, multiples of 16": (0.5, {}, 16),
 }
-CHARS: Mapping[str, Cut] = {"transformer, all channels halved": (0.5, {})}
+CHARS: Mapping[str, Cut] = {"transformer, all channels halved": (0.5, {}, 1)}
 
 
-def cut(network: nn.Module, inputs: tuple[Tensor, ...], share: float, layers: Mapping[str, float]) -> nn.Module:
+def cut(
+    network: nn.Module, inputs: tuple[Tensor, ...], share: float, layers: Mapping[str, float], align: int
+) -> nn.Module:
     """The network without a share of its channels, finalized."""
-    policy = PruningPolicy(granularity="channel", sparsity=share, allocation="uniform", schedule="oneshot")
+    policy = PruningPolicy(granularity="channel", sparsity=share, allocation="uniform", schedule="oneshot", align=align)
     overrides = [LayerOverride(match, "pruning", {"sparsity": value}) for match, value in layers.items()]
     profile = CompressionProfile.of(policy, layers=overrides)
     traced, untraceable = prepared(network.eval(), inputs)
@@ -67,8 +72,8 @@ def measured(runtime: RuntimeName, seconds: float) -> list[dict[str, Any]]:
     ]
     rows = []
     for network, inputs, cuts in subjects:
-        for name, (share, layers) in cuts.items():
-            smaller = cut(network, inputs, share, layers)
+        for name, (share, layers, align) in cuts.items():
+            smaller = cut(network, inputs, share, layers, align)
             found = bench(network, smaller, inputs, runtimes=(runtime,), seconds=seconds)
             saved = found.macs["baseline"] / found.macs["compressed"]
             rows += [{"network": name, "macs": saved, **row.to_dict()} for row in found.rows]
