@@ -41,7 +41,7 @@ def test_each_of_the_two_commands_does_everything_alone() -> None:
     install = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e "
     assert [command for command in COMMANDS if "venv" in command] == [
         f"{install}. && .venv/bin/pleach demo",
-        f"{install}'.[test]' && .venv/bin/python -m pytest",
+        f"{install}'.[test]' && .venv/bin/python -m pytest -n 2 --dist loadfile",
     ]
 
 
