@@ -22,8 +22,8 @@ class ResonancePolicy(Policy):
     amplitude A_t, in [0, 1 - base], so that the sparsity reaches its target.
 
     Args:
-        criterion: ``resonance``; ``magnitude`` and ``random`` are its controls: they switch as many connections, in
-            the same layers and at the same decisions, but choose them by |w| or by lot.
+        criterion: How connections are chosen: by ``resonance``; ``magnitude`` and ``random`` are its controls: they
+            switch as many connections, in the same layers and at the same decisions, but choose them by |w| or by lot.
         sparsity: Share of the governed weights that is off at the end; met exactly.
         estimator: ``fft`` takes the strongest frequency of the gradient's history; ``lag1`` arccos(rho) / 2 pi of its
             lag-1 autocorrelation, which needs no history.

@@ -29,7 +29,7 @@ class RoutingPolicy(Policy):
             decides.
         unit: What is chosen: a whole ``block``, or which of the ``channel_group``s inside of a block run.
         groups: Channel groups per block.
-        blocks: ``residual``: those with a shortcut of their own. ``all``: plain layers too, around which a skip
+        blocks: Blocks with a shortcut of their own (``residual``), or plain layers too (``all``), around which a skip
             connection is added (one weight per channel, or pooling and a 1x1 projection) that starts at zero.
         exclude: Blocks that always run: the first, the last, both or none.
         pooling: What a gate reads: the ``average`` over positions (the mean over tokens), or what a learned query

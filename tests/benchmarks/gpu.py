@@ -39,7 +39,7 @@ def channels(seconds: float) -> dict[str, Any]:
     """ResNet-20 with half the inner channels, timed by events at batch 1, 64 and 1024."""
     inputs = (torch.randn(2, 3, 32, 32),)
     network = ResNet(20).eval()
-    smaller = cut(copy.deepcopy(network), inputs, 0.0, {"layer*.conv1": 0.5})
+    smaller = cut(copy.deepcopy(network), inputs, 0.0, {"layer*.conv1": 0.5}, align=1)
     found = bench(
         network, smaller, inputs, batches=(1, 64, 1024), runtimes=("eager", "compile"), seconds=seconds, device="cuda"
     )

@@ -36,14 +36,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, cwd=home)
     assert done.returncode == 0, done.stderr
     assert "[24/24]" in done.stderr
-    assert sorted(path.name for path in home.iterdir() if not path.name.startswith("optuna.journal")) == [
-        "artifacts",
-        "cache",
-        "demo-export",
-        "mlflow.db",
-        "ray",
-        "studies",
-    ]
+    made = {path.name for path in home.iterdir() if not path.name.startswith("optuna.journal")}
+    # Ray's folder is elsewhere where this one's path is too long for a socket's.
+    assert made - {"ray"} == {"artifacts", "cache", "demo-export", "mlflow.db", "studies"}
     answer: Mapping[str, Any] = json.loads(done.stdout)
     return answer
 

@@ -39,6 +39,7 @@ FIXED = {
         "schedule": "oneshot",
         "sparsity": 0.5,
         "exclude": "none",
+        "align": 1,
         "merge": False,
     }
 }

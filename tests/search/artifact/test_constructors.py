@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from search.artifact.constructors import CLASSES, build, describe, is_known
 from search.surgery.attention import NarrowAttention
+from search.surgery.granularity_dynamic import MovingConvolution, MovingLinear
+from search.surgery.granularity_layers import CodedConvolution, CodedLinear
 from search.surgery.modes import ByMode
+from search.surgery.routing_gate import RoutingGate
 from spaces.errors import ExportError
 
 ENCODER = nn.TransformerEncoderLayer(8, 2, 12, 0.3, "gelu", layer_norm_eps=1e-3, batch_first=True, norm_first=True)
@@ -32,6 +35,13 @@ INSTANCES: tuple[nn.Module, ...] = (
     nn.BatchNorm3d(6, bias=False),
     nn.Bilinear(2, 3, 4, bias=False),
     ByMode(0.1, 0.0),
+    CodedConvolution(4, 6, (3,), (2,), (1,), (1,), 2, True, "zeros", ((8, 2), (4, 4)), "static", "fp16", 8),
+    CodedLinear(6, 4, False, ((16, 1), (8, 3)), "dynamic", "bf16", 1),
+    MovingConvolution(
+        4, 6, (3, 3), (1, 1), "same", (1, 1), 1, False, "reflect", "dynamic", (8, 4), (6,), (0.5, 1.5), 3
+    ),
+    MovingLinear(6, 4, True, "none", (8, 4), (2, 2), (0.5, 1.5), 2),
+    RoutingGate(6, 3, units=2, hidden=8, attends=True, last=True, width=6, forced=(-1, 1)),
     NarrowAttention(6, 2, 2, 0.1, kdim=4, vdim=5, batch_first=True),
     nn.CELU(2.0),
     nn.ChannelShuffle(2),
