@@ -1,4 +1,4 @@
-"""Granularity keeps the contract, reaches its average, does not move to and fro, and holds what it computes."""
+"""Granularity reaches its average, does not move to and fro, and holds what it computes."""
 
 from __future__ import annotations
 
@@ -31,66 +31,15 @@ from search.surgery.granularity_layers import CodedLinear
 from search.surgery.granularity_levels import View, mean, steady, within
 from search.surgery.granularity_units import Grain, grains, units
 from search.trial import run_trial
-from spaces import GranularityPolicy, PruningPolicy, ReconnectionPolicy
+from spaces import GranularityPolicy, PruningPolicy
 from spaces.errors import ExportError
 from spaces.ledger import Ledger
 from spaces.profile import CompressionProfile
-from tests import contracts
 from tests.nets import Blobs
 from tests.search.surgery.harness import operate, site_for
+from tests.search.surgery.test_granularity_laws import ALONE, PROFILES
 
 TASK = Blobs()
-ALONE: dict[str, dict[str, Any]] = {
-    "sqnr": {},
-    "variance": {"controller": "variance", "dwell": 1},
-    "learned": {"controller": "learned"},
-    "static, groups": {"activations": "static", "levels": "32-16-8-4", "group": "32", "bits": 8.0},
-    "weights only": {"activations": "none", "levels": "8-4-2", "bits": 3.0, "ends": "free"},
-    "dynamic": {"controller": "variance", "levels": "8-4-2", "bits": 4.0, "dynamic": True, "dwell": 1},
-}
-CHANNELS = PruningPolicy(granularity="channel", sparsity=0.5)
-BESIDE = {
-    "weights pruned": (PruningPolicy(sparsity=0.6),),
-    "channels pruned and revived": (CHANNELS, ReconnectionPolicy(interval=0.1, granularity="channel")),
-    "edges": (PruningPolicy(sparsity=0.6), ReconnectionPolicy(interval=0.1, radius=2)),
-}
-PROFILES = {
-    **{name: CompressionProfile.of(GranularityPolicy.from_values(values)) for name, values in ALONE.items()},
-    **{
-        f"{name}, {beside}": CompressionProfile.of(GranularityPolicy.from_values(ALONE[name]), *policies)
-        for name in ("sqnr", "static, groups")
-        for beside, policies in BESIDE.items()
-    },
-    "dynamic, channels": CompressionProfile.of(GranularityPolicy.from_values(ALONE["dynamic"]), CHANNELS),
-    "learned, channels": CompressionProfile.of(GranularityPolicy.from_values(ALONE["learned"]), CHANNELS),
-}
-every_profile = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES.keys())
-
-
-@every_profile
-def test_attaching_keeps_outputs(profile: Any) -> None:
-    contracts.attaching_keeps_outputs(TASK, profile)
-
-
-@every_profile
-def test_finalized_equals_attached_and_the_ledger_counts_its_nonzeros(profile: Any) -> None:
-    contracts.finalized_equals_attached(TASK, profile)
-
-
-@pytest.mark.parametrize("name", ["sqnr", "static, groups, channels pruned and revived"])
-def test_samples_of_a_batch_do_not_mix(name: str) -> None:
-    contracts.batches_do_not_mix(TASK, PROFILES[name])
-
-
-@pytest.mark.parametrize("name", ["variance", "learned, channels"])
-def test_same_seed_same_result(name: str) -> None:
-    contracts.same_seed_same_result(TASK, PROFILES[name])
-
-
-@every_profile
-def test_interrupted_run_ends_like_a_whole_one(profile: Any, tmp_path: Path) -> None:
-    # At step 4 of 16, amid the decisions of a policy that settles at 0.4.
-    contracts.interrupted_equals_whole(TASK, profile, tmp_path, at=4)
 
 
 # -- the average ----------------------------------------------------------------------------------------------------

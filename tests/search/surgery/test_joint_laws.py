@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
-
-import pytest
 
 from spaces import GranularityPolicy, PruningPolicy, ReconnectionPolicy, ResonancePolicy, RoutingPolicy
 from spaces.policy import Policy
 from spaces.profile import CompressionProfile
 from tests import contracts
-from tests.nets import Blobs
+from tests.laws import Laws
 
 #: Each so lively that it acts several times in the laws' few steps.
 LIVELY: dict[str, Policy] = {
@@ -43,39 +40,15 @@ EVERY = {
         *list(LIVELY.values())[3:],
     ],
 }
-TASK = Blobs()
-#: Enough for a history to fill and for decisions after it.
-STEPS = 64
-
-together = pytest.mark.parametrize("policies", (PAIRS | EVERY).values(), ids=(PAIRS | EVERY).keys())
-all_five = pytest.mark.parametrize("policies", EVERY.values(), ids=EVERY.keys())
+PROFILES = {name: CompressionProfile.of(*policies) for name, policies in (PAIRS | EVERY).items()}
 
 
-@together
-def test_attaching_keeps_outputs(policies: list[Policy]) -> None:
-    contracts.attaching_keeps_outputs(TASK, CompressionProfile.of(*policies), steps=STEPS)
+class TestTogether(Laws):
+    profiles = PROFILES
+    mixing = repeated = tuple(EVERY)
+    #: Enough for a history to fill and for decisions after it.
+    steps = 64
+    at = 41
 
-
-@together
-def test_finalized_equals_attached_and_the_ledger_counts_its_nonzeros(policies: list[Policy]) -> None:
-    contracts.finalized_equals_attached(TASK, CompressionProfile.of(*policies), steps=STEPS)
-
-
-@together
-def test_interrupted_equals_whole(policies: list[Policy], tmp_path: Path) -> None:
-    contracts.interrupted_equals_whole(TASK, CompressionProfile.of(*policies), tmp_path, at=41, steps=STEPS)
-
-
-@together
-def test_looking_ahead_changes_nothing(policies: list[Policy]) -> None:
-    contracts.looking_ahead_changes_nothing(TASK, CompressionProfile.of(*policies), steps=STEPS)
-
-
-@all_five
-def test_the_same_seed_gives_the_same_result(policies: list[Policy]) -> None:
-    contracts.same_seed_same_result(TASK, CompressionProfile.of(*policies), steps=STEPS)
-
-
-@all_five
-def test_samples_of_a_batch_do_not_mix(policies: list[Policy]) -> None:
-    contracts.batches_do_not_mix(TASK, CompressionProfile.of(*policies), steps=STEPS)
+    def test_looking_ahead_changes_nothing(self, profile: CompressionProfile) -> None:
+        contracts.looking_ahead_changes_nothing(self.task, profile, self.steps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import pytest
 
@@ -11,6 +10,7 @@ from search.surgery.connectivity import Connectivity
 from spaces import PruningPolicy, ReconnectionPolicy
 from spaces.profile import CompressionProfile, LayerOverride
 from tests import contracts
+from tests.laws import Laws
 from tests.nets import Blobs
 from tests.search.surgery.harness import site_for
 
@@ -46,32 +46,12 @@ PROFILES = {
 }
 TASK = Blobs()
 
-every_profile = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES.keys())
 
-
-@every_profile
-def test_attaching_keeps_outputs(profile: Any) -> None:
-    contracts.attaching_keeps_outputs(TASK, profile)
-
-
-@every_profile
-def test_finalized_equals_attached_and_the_ledger_counts_its_nonzeros(profile: Any) -> None:
-    contracts.finalized_equals_attached(TASK, profile)
-
-
-@pytest.mark.parametrize("name", ["prune channel-magnitude", "both weight-magnitude gradient"])
-def test_samples_of_a_batch_do_not_mix(name: Any) -> None:
-    contracts.batches_do_not_mix(TASK, PROFILES[name])
-
-
-@pytest.mark.parametrize("name", [n for n in PROFILES if "random" in n or "both" in n])
-def test_same_seed_same_result(name: Any) -> None:
-    contracts.same_seed_same_result(TASK, PROFILES[name])
-
-
-@every_profile
-def test_interrupted_run_ends_like_a_whole_one(profile: Any, tmp_path: Any) -> None:
-    contracts.interrupted_equals_whole(TASK, profile, tmp_path, at=7)
+class TestPruningAndReconnection(Laws):
+    profiles = PROFILES
+    mixing = ("prune channel-magnitude", "both weight-magnitude gradient")
+    repeated = tuple(name for name in PROFILES if "random" in name or "both" in name)
+    at = 7
 
 
 def test_the_check_of_the_books_can_fail() -> None:

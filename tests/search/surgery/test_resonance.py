@@ -1,4 +1,4 @@
-"""Resonance at work: the contract, and what it does to single connections."""
+"""Resonance at work: what it does to single connections."""
 
 from __future__ import annotations
 
@@ -22,83 +22,13 @@ from search.surgery.resonance_rank import by_magnitude, ranking
 from search.surgery.resonance_record import COLUMNS
 from search.surgery.resonance_spectrum import Signal
 from search.surgery.site import Site
-from spaces import PruningPolicy, ReconnectionPolicy, ResonancePolicy
-from spaces.policy import Policy
+from spaces import PruningPolicy, ResonancePolicy
 from spaces.profile import CompressionProfile
-from tests import contracts
 from tests.nets import Blobs
 from tests.search.surgery.harness import operate, site_for
+from tests.search.surgery.test_resonance_laws import DEFAULT, PROFILES, RESONANCE, STEPS
 
 TASK = Blobs()
-#: The shortest budget in which a history of 16 is full in time.
-STEPS = 64
-
-DEFAULT = ResonancePolicy(history=16, sparsity=0.8, every=0.05)
-RESONANCE = {
-    "default": DEFAULT,
-    "lag1 stored band": DEFAULT.changed(
-        {"estimator": "lag1", "resume": "stored", "keep": "band", "significance": "off", "sparsity": 0.7}
-    ),
-    "random": DEFAULT.changed({"criterion": "random", "wave": "saw"}),
-    "magnitude low": DEFAULT.changed({"criterion": "magnitude", "keep": "low", "wave": "triangle", "cooling": 1}),
-}
-BESIDE: dict[str, list[Policy]] = {
-    "pruning": [PruningPolicy(sparsity=0.9)],
-    "patterns": [PruningPolicy.from_values({"granularity": "nm"})],
-    "channels": [PruningPolicy(granularity="channel", sparsity=0.4)],
-    "reconnection": [ReconnectionPolicy(interval=0.1)],
-    "edges": [PruningPolicy(sparsity=0.6), ReconnectionPolicy(interval=0.1, radius=2)],
-    "patterns and reconnection": [
-        PruningPolicy.from_values({"granularity": "nm"}),
-        ReconnectionPolicy(interval=0.1, criterion="momentum"),
-    ],
-}
-PROFILES = {
-    **{name: CompressionProfile.of(policy) for name, policy in RESONANCE.items()},
-    **{f"with {name}": CompressionProfile.of(*others, DEFAULT) for name, others in BESIDE.items()},
-}
-
-every_profile = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES.keys())
-
-
-@pytest.fixture(autouse=True)
-def _enough_steps(monkeypatch: Any) -> None:
-    monkeypatch.setattr(contracts, "STEPS", STEPS)
-
-
-# -- the contract -----------------------------------------------------------------------------------------------------
-
-
-@every_profile
-def test_attaching_keeps_outputs(profile: Any) -> None:
-    contracts.attaching_keeps_outputs(TASK, profile)
-
-
-@every_profile
-def test_finalized_equals_attached_and_the_ledger_counts_its_nonzeros(profile: Any) -> None:
-    contracts.finalized_equals_attached(TASK, profile)
-
-
-@pytest.mark.parametrize("name", ["default", "with channels"])
-def test_samples_of_a_batch_do_not_mix(name: Any) -> None:
-    contracts.batches_do_not_mix(TASK, PROFILES[name])
-
-
-@pytest.mark.parametrize("name", ["random", "lag1 stored band", "with edges"])
-def test_same_seed_same_result(name: Any) -> None:
-    contracts.same_seed_same_result(TASK, PROFILES[name])
-
-
-@every_profile
-@pytest.mark.parametrize("at", [40])
-def test_interrupted_run_ends_like_a_whole_one(profile: Any, at: Any, tmp_path: Any) -> None:
-    contracts.interrupted_equals_whole(TASK, profile, tmp_path, at)
-
-
-def test_interrupted_before_the_first_decision_and_within_an_entry(tmp_path: Any) -> None:
-    policy = ResonancePolicy(history=16, average=2, sparsity=0.8, every=0.05)
-    contracts.STEPS = 128
-    contracts.interrupted_equals_whole(TASK, CompressionProfile.of(policy), tmp_path, at=21)
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from spaces import POLICIES, PruningPolicy, ReconnectionPolicy, RoutingPolicy
 from spaces.policy import Policy
 from spaces.profile import CompressionProfile
 from tests import contracts
+from tests.laws import Laws
 from tests.nets import Blobs
 
 FIRM: dict[str, Any] = {"cost_weight": 50, "lr_factor": 30, "bias": 0.5, "anneal": 0.2, "noise": 0.0}
@@ -37,33 +38,14 @@ PROFILES = {
     "groups + channels": CompressionProfile.of(ALONE["channel groups"], *OTHERS["channels"]),
     "all": CompressionProfile.of(RoutingPolicy(), *(p for n in ("regrowth", "granularity") for p in OTHERS.get(n, []))),
 }
-TASK, FLAT = Blobs(), Blobs("mlp")
-every_profile = pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES.keys())
+FLAT = Blobs("mlp")
 
 
-@every_profile
-def test_attaching_keeps_outputs(profile: CompressionProfile) -> None:
-    contracts.attaching_keeps_outputs(TASK, profile)
-
-
-@every_profile
-def test_finalized_equals_attached_and_the_ledger_counts_its_nonzeros(profile: CompressionProfile) -> None:
-    contracts.finalized_equals_attached(TASK, profile)
-
-
-@every_profile
-def test_interrupted_run_ends_like_a_whole_one(profile: CompressionProfile, tmp_path: Any) -> None:
-    contracts.interrupted_equals_whole(TASK, profile, tmp_path, at=13)
-
-
-@pytest.mark.parametrize("name", ["hard", "soft attention", "channel groups", "hard + edges"])
-def test_same_seed_same_result(name: str) -> None:
-    contracts.same_seed_same_result(TASK, PROFILES[name])
-
-
-@pytest.mark.parametrize("name", ["hard", "channel groups", "hard + channels"])
-def test_samples_of_a_batch_do_not_mix(name: str) -> None:
-    contracts.batches_do_not_mix(TASK, PROFILES[name])
+class TestRouting(Laws):
+    profiles = PROFILES
+    mixing = ("hard", "channel groups", "hard + channels")
+    repeated = ("hard", "soft attention", "channel groups", "hard + edges")
+    at = 13
 
 
 @pytest.mark.parametrize("others", [[], OTHERS["pruning"], OTHERS["channels"]], ids=["alone", "pruning", "channels"])
