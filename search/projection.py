@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
 from objectives.objective import OBJECTIVES
 from objectives.outcome import Outcome
@@ -39,11 +41,26 @@ def projected(
         PleachError: If the network cannot be compressed as the profile asks.
     """
     inputs = task.example_inputs()
-    network, untraceable = prepared(task.network().eval(), inputs)
+    with at_its_end(task.network(), inputs, profile, steps=steps, seed=seed) as end:
+        finished = plain(end)
+    outcome = Outcome(finished, baseline, end.connectivity.ledger({}), profile, {}, inputs)
+    return {name: OBJECTIVES[name].measure(outcome) for name in PROJECTED}
+
+
+@contextmanager
+def at_its_end(
+    network: nn.Module, inputs: tuple[Tensor, ...], profile: CompressionProfile, *, steps: int = 1, seed: int = 0
+) -> Iterator[Site]:
+    """A copy of a network with the masks of a profile's end state, taken at once; untrained, not yet finalized.
+
+    Raises:
+        PleachError: If the network cannot be compressed as the profile asks.
+    """
+    traced, untraceable = prepared(network.eval(), inputs)
     site = Site(
-        network=network,
+        network=traced,
         profile=profile,
-        connectivity=Connectivity(network),
+        connectivity=Connectivity(traced),
         generator=torch.Generator().manual_seed(seed),
         steps=steps,
         example_inputs=inputs,
@@ -55,8 +72,6 @@ def projected(
     end = site.copy()
     for mechanism in mechanisms:
         mechanism.project(end)
-    finished = plain(end)
+    yield end
     for mechanism in mechanisms:
         mechanism.finish()
-    outcome = Outcome(finished, baseline, end.connectivity.ledger({}), profile, {}, inputs)
-    return {name: OBJECTIVES[name].measure(outcome) for name in PROJECTED}

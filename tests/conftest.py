@@ -19,9 +19,9 @@ settings.register_profile("explore", deadline=None, max_examples=int(os.environ.
 settings.load_profile("explore" if "PLEACH_EXAMPLES" in os.environ else "suite")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Tests share the machine's cores with the workers they start."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Tests share the machine's cores with the workers they start; what one of them sets does not reach the next."""
     torch.set_num_threads(1)
 
 

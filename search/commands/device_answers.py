@@ -54,9 +54,7 @@ def sensitivity_answer(found: Answer) -> RenderableType:
     table = _table("layer", "policy", *(f"{float(level):.0%} off" for level in found["levels"]))
     for row in found["layers"]:
         cells = [
-            Text(f"{-100 * row['drop'][level]:+.1f} pt", style=_style(row["drop"][level]))
-            if level in row["drop"]
-            else Text("-")
+            Text(_points(row["drop"][level]), style=_style(row["drop"][level])) if level in row["drop"] else Text("-")
             for level in found["levels"]
         ]
         table.add_row(row["layer"], row["policy"], *cells)
@@ -73,6 +71,11 @@ def _layers(found: Answer) -> RenderableType:
         table.add_row(*told, *gains)
     left = len(found["layers"]) - SHOWN
     return Group(table, Text(f"and {left} more: see --json", style="dim")) if left > 0 else table
+
+
+def _points(drop: float) -> str:
+    """What a drop leaves, in points; without a minus where it rounds to nothing."""
+    return f"{round(-100 * drop, 1) + 0.0:+.1f} pt"
 
 
 def _style(drop: float) -> str:

@@ -13,19 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from objectives.accuracy import mean_score
 from objectives.cost import count_macs
 from objectives.maskable import maskable
 from objectives.task import Task
 from search.finetune import recalibrate
 from search.home import read_json, write_json
-from search.surgery.connectivity import Connectivity
+from search.projection import at_its_end
 from search.surgery.finalize import plain
-from search.surgery.mechanisms import mechanisms_for
-from search.surgery.network import prepared
-from search.surgery.site import Site
 from spaces.errors import PleachError, StorageError
 from spaces.profile import CompressionProfile, LayerOverride
 from spaces.pruning import PruningPolicy
@@ -124,27 +119,11 @@ def _profiles(task: Task, levels: Sequence[float]) -> Iterator[tuple[str, str, f
 
 def _looked_at(task: Task, profile: CompressionProfile, samples: int, seed: int) -> tuple[float, float]:
     inputs = task.example_inputs()
-    network, untraceable = prepared(task.network().eval(), inputs)
-    site = Site(
-        network=network,
-        profile=profile,
-        connectivity=Connectivity(network),
-        generator=torch.Generator().manual_seed(seed),
-        steps=1,
-        example_inputs=inputs,
-        untraceable=untraceable,
-    )
-    mechanisms = mechanisms_for(profile)
-    for mechanism in mechanisms:
-        mechanism.attach(site)
-    end = site.copy()
-    for mechanism in mechanisms:
-        mechanism.project(end)
-    recalibrate(end.network, task, seed, "cpu")
-    finished = plain(end)
-    for mechanism in mechanisms:
-        mechanism.finish()
-    return mean_score(finished, task, "validation", "cpu", samples), float(sum(count_macs(finished, inputs).values()))
+    with at_its_end(task.network(), inputs, profile, seed=seed) as end:
+        recalibrate(end.network, task, seed, "cpu")
+        finished = plain(end)
+    macs = count_macs(finished, inputs)
+    return mean_score(finished, task, "validation", "cpu", samples), float(sum(macs.values()))
 
 
 def to_rows(found: Mapping[str, Mapping[str, Mapping[float, Sensitivity]]]) -> list[dict[str, Any]]:

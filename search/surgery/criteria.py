@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -96,80 +98,11 @@ class MovementWatch:
         self.score = {name: state[name].to(weight.device).clone() for name, weight in self.weights.items()}
 
 
-class ActivationWatch:
-    """The size of each input that a weight multiplies, over the steps before each decision (Wanda, Sun et al. 2023).
-
-    It is the root mean square, not the L2 norm: within a layer they rank alike, and over all layers those with many
-    positions would otherwise win by their number.
+class _LayerWatch(ABC):
+    """Listens to the layers of some weights in the training steps before each decision.
 
     Layers whose input is not seen (attention's and recurrent layers' weights, which their modules hand to fused
-    kernels) have no norm here; `unobserved` names them, and for them the criterion is the magnitude.
-    """
-
-    def __init__(self, network: nn.Module, weights: Mapping[str, nn.Parameter], decisions: Sequence[int]) -> None:
-        self._squares: dict[str, Tensor] = {}
-        self._listening = False
-        self._steps = {s for d in decisions for s in range(max(0, d - WINDOW + 1), d + 1)}
-        self._handles = []
-        self.unobserved: list[str] = []
-        for name in weights:
-            module = network.get_submodule(name.rpartition(".")[0])
-            if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and not getattr(module, "transposed", False):
-                self._handles.append(module.register_forward_pre_hook(self._hook(name, module)))
-            else:
-                self.unobserved.append(name)
-
-    def before_forward(self, step: int) -> None:
-        """Listen in the steps before a decision, and in no other."""
-        self._listening = step in self._steps
-
-    def after_backward(self) -> None:
-        """Stop listening: copies of the network share its hooks."""
-        self._listening = False
-
-    def norms(self, name: str, weight: Tensor) -> Tensor:
-        """The inputs' sizes, shaped so that they multiply the weight; 1 where the input was not seen."""
-        if name not in self._squares:
-            return torch.ones((), device=weight.device)
-        norm = self._squares[name].sqrt()
-        groups = norm.numel() // weight.shape[1]
-        # The rows of group g read the g-th run of input channels.
-        rows = norm.reshape(groups, 1, weight.shape[1]).expand(groups, weight.shape[0] // groups, weight.shape[1])
-        return rows.reshape(weight.shape[0], weight.shape[1], *[1] * (weight.ndim - 2))
-
-    def clear(self) -> None:
-        self._squares = {}
-
-    def remove(self) -> None:
-        """Take the hooks off the network."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def state(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self._squares.items()}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self._squares = {name: value.clone() for name, value in state.items()}
-
-    def _hook(self, name: str, module: nn.Module):  # type: ignore[no-untyped-def]
-        channel = -1 if isinstance(module, nn.Linear) else 1
-
-        @torch.no_grad()
-        def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if self._listening and module.training:
-                x = inputs[0].detach().movedim(channel, -1).flatten(0, -2)
-                squares = x.square().mean(0)
-                self._squares[name] = self._squares[name] + squares if name in self._squares else squares
-
-        return watch
-
-
-class CorrelationWatch:
-    """|Pearson correlation| of each input unit with each output unit of a layer, over the steps before each decision.
-
-    Positions count as samples; where a layer changes the extent, its input is averaged to that of its output. Layers
-    whose input is not seen are named in `unobserved` and score 0.
+    kernels) are named in `unobserved`.
 
     Args:
         network: On whose layers to listen.
@@ -185,7 +118,6 @@ class CorrelationWatch:
         decisions: Sequence[int],
         always: bool = False,
     ) -> None:
-        self._seen: dict[str, Covariance] = {}
         self._weights = weights
         self._listening = self._always = always
         self._steps = {s for d in decisions for s in range(max(0, d - WINDOW + 1), d + 1)}
@@ -194,7 +126,7 @@ class CorrelationWatch:
         for name in weights:
             module = network.get_submodule(name.rpartition(".")[0])
             if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and not getattr(module, "transposed", False):
-                self._handles.append(module.register_forward_hook(self._hook(name, module)))
+                self._handles.append(module.register_forward_hook(functools.partial(self._look, name)))
             else:
                 self.unobserved.append(name)
 
@@ -205,6 +137,75 @@ class CorrelationWatch:
     def after_backward(self) -> None:
         """Stop listening: copies of the network share its hooks."""
         self._listening = self._always
+
+    def remove(self) -> None:
+        """Take the hooks off the network."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @torch.no_grad()
+    def _look(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if self._listening and (module.training or self._always):
+            self._see(name, isinstance(module, nn.Linear), inputs[0].detach(), output.detach())
+
+    @abstractmethod
+    def _see(self, name: str, last: bool, x: Tensor, y: Tensor) -> None:
+        """Take what a layer read and gave; its units are in the `last` dimension, or else in dimension 1."""
+
+
+class ActivationWatch(_LayerWatch):
+    """The size of each input that a weight multiplies, over the steps before each decision (Wanda, Sun et al. 2023).
+
+    It is the root mean square, not the L2 norm: within a layer they rank alike, and over all layers those with many
+    positions would otherwise win by their number. Where a layer is not seen, the criterion is the magnitude.
+    """
+
+    def __init__(self, network: nn.Module, weights: Mapping[str, nn.Parameter], decisions: Sequence[int]) -> None:
+        super().__init__(network, weights, decisions)
+        self._squares: dict[str, Tensor] = {}
+
+    def norms(self, name: str, weight: Tensor) -> Tensor:
+        """The inputs' sizes, shaped so that they multiply the weight; 1 where the input was not seen."""
+        if name not in self._squares:
+            return torch.ones((), device=weight.device)
+        norm = self._squares[name].sqrt()
+        groups = norm.numel() // weight.shape[1]
+        # The rows of group g read the g-th run of input channels.
+        rows = norm.reshape(groups, 1, weight.shape[1]).expand(groups, weight.shape[0] // groups, weight.shape[1])
+        return rows.reshape(weight.shape[0], weight.shape[1], *[1] * (weight.ndim - 2))
+
+    def clear(self) -> None:
+        """Forget what was seen."""
+        self._squares = {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self._squares.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._squares = {name: value.clone() for name, value in state.items()}
+
+    def _see(self, name: str, last: bool, x: Tensor, y: Tensor) -> None:
+        squares = x.movedim(-1 if last else 1, -1).flatten(0, -2).square().mean(0)
+        self._squares[name] = self._squares[name] + squares if name in self._squares else squares
+
+
+class CorrelationWatch(_LayerWatch):
+    """|Pearson correlation| of each input unit with each output unit of a layer, over the steps before each decision.
+
+    Positions count as samples; where a layer changes the extent, its input is averaged to that of its output. Layers
+    that are not seen score 0.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: Mapping[str, nn.Parameter],
+        decisions: Sequence[int],
+        always: bool = False,
+    ) -> None:
+        super().__init__(network, weights, decisions, always)
+        self._seen: dict[str, Covariance] = {}
 
     def scores(self, name: str, weight: Tensor) -> Tensor:
         """The correlation of the units that each entry of a weight joins, of the weight's shape, in [0, 1]."""
@@ -223,12 +224,6 @@ class CorrelationWatch:
         """Forget what was seen."""
         self._seen = {}
 
-    def remove(self) -> None:
-        """Take the hooks off the network."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
     def state(self) -> dict[str, Tensor]:
         return {f"{n}/{part}": v for n, seen in self._seen.items() for part, v in seen.state().items()}
 
@@ -239,17 +234,9 @@ class CorrelationWatch:
             rows.setdefault(name, {})[part] = value
         self._seen = {name: Covariance.of(row, self._weights[name].device) for name, row in rows.items()}
 
-    def _hook(self, name: str, module: nn.Module):  # type: ignore[no-untyped-def]
-        last = isinstance(module, nn.Linear)
-
-        @torch.no_grad()
-        def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if not self._listening or not (module.training or self._always):
-                return
-            x, y = inputs[0].detach().float(), output.detach().float()
-            if not last and x.shape[2:] != y.shape[2:]:
-                x = getattr(F, f"adaptive_avg_pool{x.ndim - 2}d")(x, y.shape[2:])
-            rows = [(t if last else t.movedim(1, -1)).reshape(-1, t.shape[-1 if last else 1]) for t in (y, x)]
-            self._seen.setdefault(name, Covariance()).add(*rows)
-
-        return watch
+    def _see(self, name: str, last: bool, x: Tensor, y: Tensor) -> None:
+        x, y = x.float(), y.float()
+        if not last and x.shape[2:] != y.shape[2:]:
+            x = getattr(F, f"adaptive_avg_pool{x.ndim - 2}d")(x, y.shape[2:])
+        rows = [(t if last else t.movedim(1, -1)).reshape(-1, t.shape[-1 if last else 1]) for t in (y, x)]
+        self._seen.setdefault(name, Covariance()).add(*rows)

@@ -21,11 +21,8 @@ from objectives.tasks.resnet import ResNet
 from search.latency.bench import bench
 from search.latency.setting import RuntimeName
 from search.machine import hardware
-from search.surgery.connectivity import Connectivity
+from search.projection import at_its_end
 from search.surgery.finalize import plain
-from search.surgery.mechanisms import mechanisms_for
-from search.surgery.network import prepared
-from search.surgery.site import Site
 from spaces.profile import CompressionProfile, LayerOverride
 from spaces.pruning import PruningPolicy
 
@@ -50,16 +47,8 @@ def cut(
     policy = PruningPolicy(granularity="channel", sparsity=share, allocation="uniform", schedule="oneshot", align=align)
     overrides = [LayerOverride(match, "pruning", {"sparsity": value}) for match, value in layers.items()]
     profile = CompressionProfile.of(policy, layers=overrides)
-    traced, untraceable = prepared(network.eval(), inputs)
-    generator = torch.Generator().manual_seed(0)
-    site = Site(traced, profile, Connectivity(traced), generator, 100, inputs, untraceable=untraceable)
-    mechanisms = mechanisms_for(profile)
-    for mechanism in mechanisms:
-        mechanism.attach(site)
-    end = site.copy()
-    for mechanism in mechanisms:
-        mechanism.project(end)
-    return plain(end)
+    with at_its_end(network, inputs, profile) as end:
+        return plain(end)
 
 
 def measured(runtime: RuntimeName, seconds: float) -> list[dict[str, Any]]:

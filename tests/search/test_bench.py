@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import RenderableType
 from torch import Tensor, nn
 
 from objectives.task import Task
@@ -24,19 +24,19 @@ from tests.search.exports import exported, signed
 from tests.search.quick import TinyTask
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def layers(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 8)).eval()
 
 
 INPUTS: tuple[Tensor, ...] = (torch.randn(2, 64, generator=torch.Generator().manual_seed(0)),)
+
+
+def printed(what: RenderableType) -> str:
+    """As a terminal shows it."""
+    console = out()
+    with console.capture() as shown:
+        console.print(what)
+    return shown.get()
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,7 @@ def test_a_quarter_of_the_channels_is_measured_as_faster(whole: Path) -> None:
         "2": ["channels removed"],
     }
     assert all(layer["gain"]["64"]["speedup"] > 1.2 for layer in found["layers"])
-    with out().capture() as text:
-        out().print(bench_answer(found))
-    assert text is not None
+    assert f"{row['speedup']:.2f} x" in printed(bench_answer(found))
 
 
 def test_the_baseline_travels_as_a_graph_without_weights(whole: Path) -> None:
@@ -171,6 +169,5 @@ def test_every_layer_is_cut_alone_and_the_answer_is_kept(tmp_path: Path, monkeyp
     with pytest.raises(BaseException, match="looked at again"):
         sensitivities(task, levels=(0.25,), cache=tmp_path)
     answer = {"task": "tiny", "baseline": baseline, "levels": ["0.5"], "layers": to_rows(found)}
-    with out().capture() as text:
-        out().print(sensitivity_answer(answer))
-    assert text is not None
+    shown = printed(sensitivity_answer(answer))
+    assert all(f"{round(-100 * row.drop, 1) + 0.0:+.1f} pt" in shown for row in rows)

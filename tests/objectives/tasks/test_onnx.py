@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,6 @@ from spaces.pruning import PruningPolicy
 
 onnx = pytest.importorskip("onnx", reason="the task onnx needs the extra `onnx`")
 helper, numbers = pytest.importorskip("onnx.helper"), pytest.importorskip("onnx.numpy_helper")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def model(nodes: list[Any], shape: list[int | str], weights: dict[str, Tensor], opset: int = 20) -> Any:

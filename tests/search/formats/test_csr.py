@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -12,14 +11,6 @@ from torch import Tensor, nn
 from search.artifact.execution import execution_rows
 from search.formats.csr import CsrLinear, csr_gains, faster_at, with_csr
 from search.latency.bench import CSR, bench
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def sparse(inputs: int, outputs: int, zeros: float, bias: bool = True) -> nn.Linear:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,6 @@ from tests.search.quick import TinyTask
 from tests.search.test_export_tampered import Trap
 
 pytest.importorskip("onnxruntime", reason="ONNX needs the extra `onnx`")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(network: nn.Module) -> nn.Module:
