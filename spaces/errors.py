@@ -8,6 +8,7 @@
     ├── NetworkError      the network cannot be operated on                         (ValueError)
     │   └── TraceError    torch.fx cannot trace the network                         (ValueError)
     ├── StorageError      a folder, file or database cannot be read or written      (OSError)
+    │   └── UnreachableError  a server does not answer now, and may later           (OSError)
     ├── StudyError        the study is not in a state that allows this              (RuntimeError)
     ├── RequestError      a request to a service does not fit what it serves        (ValueError)
     ├── ExportError       an exported folder cannot be written or must not be read  (ValueError)
@@ -63,6 +64,10 @@ class TraceError(NetworkError):
 
 class StorageError(PleachError, OSError):
     """A folder, a file or a database cannot be read or written."""
+
+
+class UnreachableError(StorageError):
+    """A server does not answer now, and may later: waiting can help."""
 
 
 class StudyError(PleachError, RuntimeError):
