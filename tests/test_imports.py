@@ -16,8 +16,8 @@ ORDER = ("spaces", "objectives", "dashboards", "search")
 #: Where a tool may be imported: files, or folders that end with a slash. `optuna` is the whole of Optuna but for its
 #: distributions and the importances' plain data, which `spaces` is made of.
 HOMES = {
-    "optuna": ("search/searcher.py", "search/searcher/"),
-    "ray": ("search/runners/",),
+    "optuna": ("search/searcher.py", "search/searcher/", "search/optuna_storage.py", "search/shared_searcher.py"),
+    "ray": ("search/runners/", "search/buds/replicas.py"),
     "mlflow": ("search/record.py", "search/record/"),
     "plotly": ("dashboards/",),
     "typer": ("search/cli.py", "search/verbs/"),
@@ -35,7 +35,8 @@ INSIDE: dict[tuple[str, str], str] = {
     ("search/verbs/studies.py", "spaces.errors"): "a verb loads what it needs",
     ("search/cli.py", "spaces.errors"): "imported once the installation is checked",
     ("search/cli.py", "importlib.metadata"): "only `--version` needs it",
-    ("search/runners/choice.py", "search.runners.tune"): "Ray reads its settings when it is imported",
+    ("search/runners/choice.py", "search.runners"): "Ray reads its settings when it is imported",
+    ("search/commands/buds.py", "search.buds.replicas"): "Ray reads its settings when it is imported",
     ("search/record/runs.py", "search.record.store"): "MLflow takes seconds to import, which happens in the background",
     ("search/record/runs.py", "search.record.models"): "it imports MLflow",
     ("search/commands/dashboard.py", "search.record.links"): "it imports MLflow, and few links are followed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from objectives.task import Inputs
 from search.buds.bundle import Bundle
-from search.buds.registry import Registry, subtask_of
+from search.buds.registry import Registry, Version, subtask_of
 from search.buds.system import Answer, System
 from search.home import Home
 from spaces.errors import PleachError, RequestError, StudyError, shown
 
 logger = logging.getLogger(__name__)
+#: Gives what answers in a bud's place.
+ReadBud = Callable[[Version], nn.Module]
 #: Seconds between two looks at the registry.
 EVERY = 2.0
 
@@ -51,10 +53,13 @@ class BudManager:
         serving: What answers at first.
         registry: Where it comes from, for `refresh`; None where nothing is looked up.
         name: Of the system there.
+        read: How a bud is had; None reads its network from the registry.
     """
 
-    def __init__(self, serving: Serving, registry: Registry | None = None, name: str = "") -> None:
-        self._serving, self._registry, self._name = serving, registry, name
+    def __init__(
+        self, serving: Serving, registry: Registry | None = None, name: str = "", read: ReadBud | None = None
+    ) -> None:
+        self._serving, self._registry, self._name, self._read = serving, registry, name, read
         self._changing, self._counting = threading.Lock(), threading.Lock()
         self._counts: Counter[str] = Counter()
         self._stop = threading.Event()
@@ -67,7 +72,9 @@ class BudManager:
         return cls(Serving(bundle.system, labels, bundle.identity[:12], tuple(bundle.about["inputs"])))
 
     @classmethod
-    def load(cls, name: str, home: Home | None = None, *, registry: Registry | None = None) -> Self:
+    def load(
+        cls, name: str, home: Home | None = None, *, registry: Registry | None = None, read: ReadBud | None = None
+    ) -> Self:
         """A manager of the versions of a system that have the alias ``champion``.
 
         Raises:
@@ -76,8 +83,8 @@ class BudManager:
         """
         registry = registry or Registry.of(home or Home.find())
         registry.versions(name)
-        serving = _read(registry, name, None)
-        return cls(serving, registry, name)
+        serving = _read(registry, name, None, read)
+        return cls(serving, registry, name, read)
 
     # -- answering --------------------------------------------------------------------------------------------------
 
@@ -170,7 +177,7 @@ class BudManager:
             versions = {model: version.number for model, version in self._registry.serving(self._name).items()}
             if versions == self._serving.versions:
                 return False
-            self._serving = _read(self._registry, self._name, self._serving)
+            self._serving = _read(self._registry, self._name, self._serving, self._read)
         logger.info("serving %s with %s", self._serving.label, ", ".join(self._serving.labels.values()) or "no bud")
         return True
 
@@ -194,7 +201,7 @@ class BudManager:
                 logger.warning("the registry cannot be read, so what served goes on: %s", error)
 
 
-def _read(registry: Registry, name: str, before: Serving | None) -> Serving:
+def _read(registry: Registry, name: str, before: Serving | None, read: ReadBud | None) -> Serving:
     """What the aliases point at; networks that serve already are not read again."""
     found = registry.serving(name)
     if name not in found:
@@ -213,7 +220,10 @@ def _read(registry: Registry, name: str, before: Serving | None) -> Serving:
         if subtask is None or version.tags.get("parent") != shared.tags.get("parent"):
             continue
         same = before is not None and kept.get(model) == version.number and subtask in before.system.buds
-        buds[subtask] = before.system.buds[subtask] if same and before else registry.read_bud(version)[0]
+        if same and before:
+            buds[subtask] = before.system.buds[subtask]
+        else:
+            buds[subtask] = read(version) if read is not None else registry.read_bud(version)[0]
         labels[subtask] = f"{model} {version.number}"
     versions = {model: version.number for model, version in found.items()}
     return Serving(system.having(buds), labels, f"{name} {shared.number}", inputs, versions)

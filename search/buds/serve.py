@@ -33,6 +33,8 @@ from search.buds.system import Answer
 from spaces.errors import RequestError
 
 TENSORS = "application/octet-stream"
+#: Of what Prometheus reads.
+EXPOSITION = "text/plain; version=0.0.4"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def application(manager: BudManager, limits: Limits | None = None) -> FastAPI:
 
     @app.post("/v1/answer")
     async def from_json(request: Request) -> Response:
-        inputs = _from_json(await _body(request, limits.bytes), manager)
+        inputs = _from_json(await body_of(request, limits.bytes), manager)
         answer = await answered(inputs)
         weights = answer.weights.tolist()
         said = [{str(i): w for i, w in enumerate(row) if w > 0} for row in weights]
@@ -115,7 +117,7 @@ def application(manager: BudManager, limits: Limits | None = None) -> FastAPI:
 
     @app.post("/v1/answer/raw")
     async def from_tensors(request: Request) -> Response:
-        inputs = _from_tensors(await _body(request, limits.bytes))
+        inputs = _from_tensors(await body_of(request, limits.bytes))
         answer = await answered(inputs)
         tensors = {"outputs": answer.outputs.contiguous(), "weights": answer.weights.contiguous()}
         return Response(safetensors.torch.save(tensors), media_type=TENSORS)
@@ -136,12 +138,12 @@ def application(manager: BudManager, limits: Limits | None = None) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return PlainTextResponse(_exposition(manager.figures(), times), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(exposition(manager.figures(), times), media_type=EXPOSITION)
 
     return app
 
 
-async def _body(request: Request, largest: int) -> bytes:
+async def body_of(request: Request, largest: int) -> bytes:
     """The body, as long as it is not too long; what is said of its length is not believed."""
     body = bytearray()
     async for chunk in request.stream():
@@ -185,7 +187,8 @@ def _plain(values: Any) -> Any:
     return values if not isinstance(values, float) or math.isfinite(values) else None
 
 
-def _exposition(figures: Mapping[str, float], times: Times) -> str:
+def exposition(figures: Mapping[str, float], times: Times) -> str:
+    """Counts and times as Prometheus reads them."""
     buds = {name.removeprefix("bud/"): value for name, value in figures.items() if name.startswith("bud/")}
     quantiles = {share: found for share in (0.5, 0.95, 0.99) if not math.isnan(found := times.quantile(share))}
     lines = [

@@ -70,6 +70,8 @@ class Guard:
         tokens: Who may come in.
         limits: How often, and with how much.
         secure: Whether the service is reached over TLS.
+        browsers: Whether there are pages behind it, so that a browser may trade a token for a cookie.
+        needed: The right that a request needs.
         clock: Seconds that only rise.
     """
 
@@ -80,8 +82,11 @@ class Guard:
         limits: Limits,
         *,
         secure: bool = False,
+        browsers: bool = True,
+        needed: Callable[[Scope], Right] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._browsers, self._needed = browsers, needed or right_for
         self._app, self._tokens, self._limits, self._secure, self._clock = app, tokens, limits, secure, clock
         self._calls = Rate(limits.rate, limits.burst, clock=clock)
         self._failures = Rate(limits.failures / 60, limits.failures, clock=clock)
@@ -102,7 +107,7 @@ class Guard:
             return
         address = (scope.get("client") or ("",))[0]
         try:
-            if path == LOGIN:
+            if path == LOGIN and self._browsers:
                 answer: Response | Token = await self._login(scope, receive, address)
             else:
                 answer = self._identified(scope, address)
@@ -130,7 +135,7 @@ class Guard:
         """Who calls, or why not."""
         headers = _headers(scope)
         scheme, _, secret = headers.get("authorization", "").partition(" ")
-        needed = _needed(scope)
+        needed = self._needed(scope)
         if scheme.lower() == "bearer":
             token, cookie = self._tokens.find(secret.strip()), False
         else:
@@ -145,7 +150,8 @@ class Guard:
         return token
 
     def _stranger(self, scope: Scope, headers: Mapping[str, str], address: str) -> Response:
-        if scope["method"] == "GET" and "text/html" in headers.get("accept", "") and "authorization" not in headers:
+        asks_for_a_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+        if self._browsers and asks_for_a_page and "authorization" not in headers:
             return RedirectResponse(LOGIN, status_code=303)
         wait = self._failures.take(address)
         if wait:
@@ -233,7 +239,8 @@ class Guard:
         return bytes(body)
 
 
-def _needed(scope: Scope) -> Right:
+def right_for(scope: Scope) -> Right:
+    """What a call of the service of studies needs: looking needs one right, changing the other."""
     looked_at = scope["method"] in ("GET", "HEAD", "OPTIONS") or not scope["path"].startswith("/v1")
     return "read" if looked_at else "launch"
 

@@ -99,6 +99,8 @@ def run(app: Application, address: Address, *, ready: Callable[[str], None], con
         log_level="warning",
         access_log=False,
         server_header=False,
+        loop="asyncio",  # the same on every machine, also where a faster one happens to be installed
+        http="h11",
         limit_concurrency=connections,
         timeout_graceful_shutdown=5,
         ws="none",

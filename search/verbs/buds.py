@@ -97,16 +97,44 @@ def serve(
     home: HomeOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8300,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Answer only who brings a token with the right read.")
+    ] = False,
+    certificate: Annotated[Path | None, typer.Option(help="For TLS, in PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's private key, in PEM.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let others reach it without TLS: tokens are sent in clear.")
+    ] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the registry.")] = 2.0,
     batch: Annotated[int, typer.Option(min=1, help="The most samples that are answered together.")] = 256,
     samples: Annotated[int, typer.Option(min=1, help="The most samples in one request.")] = 1024,
     megabytes: Annotated[float, typer.Option(min=0.001, help="The largest request.")] = 16.0,
+    ray: Annotated[bool, typer.Option("--ray", help="Answer with processes of Ray Serve.")] = False,
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: how many.")] = 2,
+    loaded: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Spread buds over the processes, at most so many in each; else each has all.",
+            show_default=False,
+        ),
+    ] = None,
+    cpu: Annotated[float, typer.Option(min=0.1, help="With --ray: processors of each.")] = 1.0,
+    address: Annotated[
+        str | None, typer.Option(help="With --ray: a cluster's address; else this machine.", show_default=False)
+    ] = None,
 ) -> None:
     """Answer requests over HTTP, on this machine; follows the aliases of the registry. Ctrl-C ends it."""
     from search.buds.serve import Limits
+    from search.commands.buds import Terms, serve_on_ray
     from search.commands.buds import serve as serve_system
+    from search.service.server import Address
 
     limits = Limits(bytes=round(megabytes * 2**20), samples=samples, batch=batch)
+    terms = Terms(Address(host, port, certificate, key, insecure), tokens, every, limits)
     place = shared.home(home)
-    ready = lambda address: typer.echo(f"serving {name} at {address}", err=True)  # noqa: E731
-    serve_system(name, place, host=host, port=port, every=every, limits=limits, ready=ready)
+    ready = lambda where: typer.echo(f"serving {name} at {where}", err=True)  # noqa: E731
+    if ray or loaded is not None:
+        serve_on_ray(name, place, terms, ready, replicas=replicas, loaded=loaded, cpu=cpu, address=address)
+    else:
+        serve_system(name, place, terms, ready)
