@@ -266,4 +266,15 @@ class _Run:
         return Scheduler(file.directions, file.criteria, self.state.baseline, eta=eta, grace=budget.grace)
 
     def _runner(self, task: Task) -> Runner:
-        return runner_for(self.study.file.resources, self.study.home, task, lambda ray: self.keep(ray=ray))
+        return runner_for(
+            self.study.file.resources,
+            self.study.home,
+            task,
+            lambda ray: self.keep(ray=ray),
+            target=self.study.file.task.target,
+            tell=self._tell,
+        )
+
+    def _tell(self, line: str) -> None:
+        logger.warning(line)
+        self.progress.noticed(line)

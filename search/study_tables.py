@@ -15,6 +15,7 @@ from search.home import STUDY_NAME
 from spaces.policy import nearest
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def seconds(duration: str) -> float:
@@ -27,6 +28,18 @@ def seconds(duration: str) -> float:
     if not match or float(match[1]) <= 0:
         raise ValueError(f'a duration must be a number and a unit, but is {duration!r}: write "30s", "90m" or "4h"')
     return float(match[1]) * SECONDS[match[2]]
+
+
+def size(memory: str) -> int:
+    """``"2GiB"`` in bytes.
+
+    Raises:
+        ValueError: If it is no number with a unit, or not positive.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B)", memory.strip())
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f'memory must be a number and a unit, but is {memory!r}: write "2GiB" or "800MB"')
+    return int(float(match[1]) * BYTES[match[2]])
 
 
 class Table(BaseModel):
@@ -125,8 +138,16 @@ class ResourcesTable(Table):
     concurrent: int = Field(default=1, ge=1)
     cpu: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     gpu: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    memory: str | None = None
     address: str | None = None
     runner: Literal["tune", "inline"] = "tune"
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            size(memory)
+        return memory
 
 
 class StorageTable(Table):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,6 +44,7 @@ class Display:
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn())
         self._bar_task: TaskID = self._bar.add_task("trials", total=1)
         self._live: Live | None = None
+        self._notice = ""
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -87,6 +90,13 @@ class Display:
                 _decided_line(result, books, f"[{self._decided}/{self._wanted}]", self._best if better else None)
             )
 
+    def noticed(self, line: str) -> None:
+        # Printing takes locks that the interrupted code may hold: the picture shows the line with its next frame.
+        self._notice = line
+        if self._live is None and not self._console.quiet:
+            with contextlib.suppress(OSError, ValueError):
+                os.write(self._console.file.fileno(), f"{line}\n".encode())
+
     def finished(self, summary: Mapping[str, Any]) -> None:
         if self._live is not None:
             self._live.refresh()
@@ -98,6 +108,8 @@ class Display:
         parts: list[RenderableType] = [self._bar, *(Text(line) for line in self._reached)]
         running = "   ".join(f"trial {number} {at}" for number, at in sorted(self._running.values())[:6])
         parts.append(Text("   ".join(part for part in (self._remaining(), running) if part), style="dim"))
+        if self._notice:
+            parts.append(Text(self._notice, style="yellow"))
         return Group(*parts)
 
     def _remaining(self) -> str:

@@ -9,10 +9,18 @@ from search.home import Home, ray_folder
 from search.runners.environment import settle
 from search.runners.inline import InlineRunner
 from search.runners.runner import Runner
-from search.study_tables import ResourcesTable
+from search.study_tables import ResourcesTable, size
 
 
-def runner_for(resources: ResourcesTable, home: Home, task: Task, keep: Callable[[str], None]) -> Runner:
+def runner_for(
+    resources: ResourcesTable,
+    home: Home,
+    task: Task,
+    keep: Callable[[str], None],
+    *,
+    target: str = "",
+    tell: Callable[[str], None] = lambda line: None,
+) -> Runner:
     """The runner; it holds no machine until it is entered.
 
     Args:
@@ -20,6 +28,8 @@ def runner_for(resources: ResourcesTable, home: Home, task: Task, keep: Callable
         home: Where the study is.
         task: Built.
         keep: Called with Ray's folder where that cannot be in the home.
+        target: Where the task comes from.
+        tell: Called with a line that the user should see.
     """
     if resources.runner == "inline":
         return InlineRunner(task)
@@ -27,13 +37,17 @@ def runner_for(resources: ResourcesTable, home: Home, task: Task, keep: Callable
     if folder.parent != home.root:
         keep(str(folder))
     settle(folder if resources.address is None else None)
-    from search.runners.tune import TuneRunner  # Ray reads its settings when it is imported
+    # Ray reads its settings when it is imported.
+    from search.runners.cluster import Share
+    from search.runners.tune import TuneRunner
 
     return TuneRunner(
         task,
         folder,
         concurrent=resources.concurrent,
-        cpu=resources.cpu,
-        gpu=resources.gpu,
+        share=Share(resources.cpu, resources.gpu, size(resources.memory) if resources.memory else None),
+        allowed=resources.memory or "",
         address=resources.address,
+        target=target,
+        tell=tell,
     )

@@ -85,6 +85,11 @@ class Director(Protocol):
         """Whether running trials are to be dropped where they are."""
         ...
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked for the end: what runs is finished, what still waits for a worker is let go."""
+        ...
+
     def begun(self, request: TrialRequest) -> None:
         """A worker took a trial up, for the first time or again: from now on its time counts."""
         ...

@@ -55,6 +55,8 @@ class Desk:
     def done(self) -> bool:
         return not self.waiting
 
+    stopped = False
+
     @property
     def halted(self) -> bool:
         return 0 < self.halt_after <= len(self.reports)
@@ -112,7 +114,7 @@ def ray_folder() -> Iterator[Path]:
 def tune(folder: Path, concurrent: int = 2) -> Runner:
     from search.runners.tune import TuneRunner
 
-    return TuneRunner(TinyTask(), folder, concurrent=concurrent, cpu=1)
+    return TuneRunner(TinyTask(), folder, concurrent=concurrent)
 
 
 def work(tmp_path: Path, trial: RunTrial = quick_trial, target: str = "tests.search.quick:TinyTask") -> Work:
@@ -209,7 +211,7 @@ def test_a_trial_whose_worker_always_dies_is_lost_and_the_next_one_runs(tmp_path
     assert desk.reports == [("00000-k", 1)] * 3
     assert list(desk.losses) == ["00000-k"]
     assert "its worker died" in desk.losses["00000-k"]
-    assert "not taken up again more than 2 times" in desk.losses["00000-k"]
+    assert "not taken up again more than 2 times in a row" in desk.losses["00000-k"]
     assert "\n" not in desk.losses["00000-k"]
 
 
@@ -289,7 +291,7 @@ def test_an_address_that_is_none_is_one_line(tmp_path: Path) -> None:
         "from search.runners.tune import TuneRunner; from spaces.errors import StudyError\n"
         "from tests.search.quick import TinyTask\n"
         "try:\n"
-        "    with TuneRunner(TinyTask(), Path(sys.argv[1]), concurrent=1, cpu=1, address='nonsense'): pass\n"
+        "    with TuneRunner(TinyTask(), Path(sys.argv[1]), concurrent=1, address='nonsense'): pass\n"
         "except StudyError as error: print(error)\n"
     )
     done = subprocess.run(
