@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -13,6 +14,9 @@ from spaces.policy import Harsher, Limits, Policy, When, step_at
 SETTLES = (0.8, 0.9, 1.0)
 #: A gate that runs for less than this share of the samples, or for all but this share, is static.
 STATIC = 0.01
+#: Decisions of a static choice.
+REMOVALS = 4
+_LEARNT = When("mode", ("hard", "soft"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +28,10 @@ class RoutingPolicy(Policy):
     open one vanishes, and a block that nobody runs is removed.
 
     Args:
-        mode: How the choice is trained: ``hard`` runs the block or does not and hands its gradient through as if it had
-            been a probability (straight-through); ``soft`` blends both paths by a softmax. Either way inference
-            decides.
+        mode: How the choice is made: ``hard`` runs the block or does not and hands its gradient through as if it had
+            been a probability (straight-through); ``soft`` blends both paths by a softmax, and either way inference
+            decides for each sample. ``static`` chooses for everybody: what costs the loss least by its absence is
+            removed. It is the control of the other two, and what a clock rewards most.
         unit: What is chosen: a whole ``block``, or which of the ``channel_group``s inside of a block run.
         groups: Channel groups per block.
         blocks: Blocks with a shortcut of their own (``residual``), or plain layers too (``all``), around which a skip
@@ -37,7 +42,8 @@ class RoutingPolicy(Policy):
         hidden: Units of the gate's hidden layer; 0: none.
         target_cost: Share of the network's multiply-accumulates that is to run, in expectation over samples.
         cost_weight: Weight of (expected cost - target)^2 in the loss.
-        anneal: Share of the budget over which the target falls from 1 to `target_cost`, and the noise rises from 0.
+        anneal: Share of the budget over which the target falls from 1 to `target_cost`, and the noise rises from 0;
+            blocks that are removed for everybody go in as many steps as there are `REMOVALS`.
         bias: What an untrained gate says before the sigmoid: how far open gates start.
         tau_start: Temperature of the sigmoid at first.
         tau_end: And at the end; it falls geometrically.
@@ -49,30 +55,37 @@ class RoutingPolicy(Policy):
 
     name: ClassVar[str] = "routing"
 
-    mode: Annotated[str, CategoricalDistribution(("hard", "soft"))] = "hard"
+    mode: Annotated[str, CategoricalDistribution(("hard", "soft", "static"))] = "hard"
     unit: Annotated[str, CategoricalDistribution(("block", "channel_group"))] = "block"
     groups: Annotated[int, IntDistribution(2, 8), Limits(2, 8), When("unit", ("channel_group",))] = 4
     blocks: Annotated[str, CategoricalDistribution(("residual", "all")), When("unit", ("block",))] = "all"
     exclude: Annotated[str, CategoricalDistribution(("none", "first", "last", "both"))] = "none"
-    pooling: Annotated[str, CategoricalDistribution(("average", "attention"))] = "average"
-    hidden: Annotated[int, CategoricalDistribution((0, 8, 16))] = 8
+    pooling: Annotated[str, CategoricalDistribution(("average", "attention")), _LEARNT] = "average"
+    hidden: Annotated[int, CategoricalDistribution((0, 8, 16)), _LEARNT] = 8
     target_cost: Annotated[float, FloatDistribution(0.4, 0.95), Limits(0.0, 1.0), Harsher.DOWN] = 0.7
-    cost_weight: Annotated[float, FloatDistribution(0.1, 20.0, log=True), Limits(0.0, 1000.0)] = 5.0
+    cost_weight: Annotated[float, FloatDistribution(0.1, 20.0, log=True), Limits(0.0, 1000.0), _LEARNT] = 5.0
     anneal: Annotated[float, FloatDistribution(0.1, 0.5), Limits(0.0, 1.0)] = 0.3
-    bias: Annotated[float, FloatDistribution(1.0, 4.0), Limits(0.1, 10.0)] = 2.0
-    tau_start: Annotated[float, FloatDistribution(1.0, 4.0), Limits(0.05, 20.0)] = 2.0
-    tau_end: Annotated[float, FloatDistribution(0.3, 1.0), Limits(0.05, 20.0)] = 0.6
+    bias: Annotated[float, FloatDistribution(1.0, 4.0), Limits(0.1, 10.0), _LEARNT] = 2.0
+    tau_start: Annotated[float, FloatDistribution(1.0, 4.0), Limits(0.05, 20.0), _LEARNT] = 2.0
+    tau_end: Annotated[float, FloatDistribution(0.3, 1.0), Limits(0.05, 20.0), _LEARNT] = 0.6
     noise: Annotated[float, FloatDistribution(0.0, 1.0), Limits(0.0, 10.0), When("mode", ("hard",))] = 0.3
-    lr_factor: Annotated[float, FloatDistribution(1.0, 30.0, log=True), Limits(0.01, 1000.0)] = 10.0
-    confidence: Annotated[float, FloatDistribution(0.001, 0.1, log=True), Limits(0.0, 10.0)] = 0.01
+    lr_factor: Annotated[float, FloatDistribution(1.0, 30.0, log=True), Limits(0.01, 1000.0), _LEARNT] = 10.0
+    confidence: Annotated[float, FloatDistribution(0.001, 0.1, log=True), Limits(0.0, 10.0), _LEARNT] = 0.01
     l1: Annotated[float, FloatDistribution(1e-5, 1e-2, log=True), Limits(0.0, 1.0), When("blocks", ("all",))] = 1e-4
 
     def decision_steps(self, steps: int) -> tuple[int, ...]:
-        """The steps at which static gates are settled; between them the gates learn at every step."""
-        return tuple(sorted({step_at(share, steps) for share in SETTLES})) if steps > 0 else ()
+        """The steps at which gates that turned static are settled, or blocks are removed."""
+        shares: Iterable[float] = SETTLES
+        if self.mode == "static":
+            shares = (self.anneal * (i + 1) / REMOVALS for i in range(REMOVALS))
+        return tuple(sorted({step_at(share, steps) for share in shares})) if steps > 0 else ()
 
     def wanted_decisions(self) -> int:
         return 3
+
+    def controls(self) -> Mapping[str, Policy]:
+        """The same work left, by removing blocks for everybody."""
+        return {} if self.mode == "static" else {"static": self.changed({"mode": "static"})}
 
     def target_at(self, step: int, steps: int) -> float:
         """The expected cost that is asked for at `step`: a line from 1 to `target_cost`."""

@@ -18,6 +18,7 @@ from search.surgery.mechanism import Clock, Mechanism, Receipt
 from search.surgery.routing_blocks import Block, blocks, inner_channels, node_macs
 from search.surgery.routing_gate import Annealing, RoutingGate
 from search.surgery.routing_graph import HOLDER, add_skip, gate_name, insert, skip_weights
+from search.surgery.routing_static import remove_blocks
 from search.surgery.site import Site
 from spaces.errors import NetworkError
 from spaces.routing import STATIC, RoutingPolicy
@@ -74,12 +75,15 @@ class Routing(Mechanism):
         held = site.graph.get_submodule(HOLDER)._modules
         for name in reversed(list(held)):
             held[name] = held.pop(name)
-        if site.task is not None:
+        if site.task is not None and self.policy.mode != "static":
             for gate, pooled in self._heard(lambda gate, x: gate.pooled(x), step=0):
                 gate.standardize(pooled)
         site.rewired()
         site.barred = self._bars
         self._use: dict[str, _Use] = {}
+        if self.policy.mode == "static":
+            for gate in self._gates().values():
+                gate.forced = (1,) * gate.units
 
     def before_forward(self, clock: Clock) -> None:
         progress = self.policy.progress(clock.step, clock.steps)
@@ -89,9 +93,12 @@ class Routing(Mechanism):
 
     def penalty(self) -> Tensor | None:
         """lambda (expected cost - target)^2 + confidence * mean H(p) + l1 * sum of |w| over added skips."""
-        cost, entropies = torch.zeros(()), []
+        cost, entropies, loss = torch.zeros(()), [], None
         fixed = 1 - sum(self._share.values())
         for name, gate in self._gates().items():
+            if gate.fixed:
+                fixed += self._share[name] * float((torch.tensor(gate.forced) * gate.parts().cpu()).sum())
+                continue
             z_BU = gate.latest
             if z_BU is None:
                 continue
@@ -100,17 +107,15 @@ class Routing(Mechanism):
             # What inference will pay, with the gradient of the probability; a little more, so that none is ever stuck.
             slope_BU = p_BU + LEAK * z_BU
             g_BU = gate.choices(z_BU.detach()) - slope_BU.detach() + slope_BU
-            free_U = torch.tensor([not gate.forced or f < 0 for f in gate.forced or [-1] * gate.units])
+            free_U = torch.tensor([f < 0 for f in gate.forced or [-1] * gate.units], device=z_BU.device)
             cost = cost.to(z_BU.device) + self._share[name] * (g_BU.mean(0) * gate.parts()).sum()
-            if bool(free_U.any()):
-                entropies.append(entropy(z_BU / self._annealing.tau)[:, free_U.to(z_BU.device)].mean())
-        if not entropies:
-            return None
-        loss = self.policy.cost_weight * (fixed + cost - self._target).square()
-        loss = loss + self.policy.confidence * torch.stack(entropies).mean()
+            entropies.append(entropy(z_BU / self._annealing.tau)[:, free_U].mean())
+        if entropies:
+            loss = self.policy.cost_weight * (fixed + cost - self._target).square()
+            loss = loss + self.policy.confidence * torch.stack(entropies).mean()
         if self.site.graph is not None and self.policy.l1 > 0:
             for weight in skip_weights(self.site.graph, self._skips):
-                loss = loss + self.policy.l1 * weight.abs().sum()
+                loss = self.policy.l1 * weight.abs().sum() + (0 if loss is None else loss)
         return loss
 
     def after_backward(self, clock: Clock) -> None:
@@ -122,12 +127,19 @@ class Routing(Mechanism):
         if clock.step not in self._decisions:
             return
         self._settled += 1
-        if self.site.task is not None:
+        if self.policy.mode == "static":
+            share = (self._decisions.index(clock.step) + 1) / len(self._decisions)
+            remove_blocks(self.site, self._share, 1 - (1 - self.policy.target_cost) * share, clock.step)
+            self._use = {n: _Use(tuple(map(float, g.forced)), 0.0, 0.0) for n, g in self._gates().items()}
+        elif self.site.task is not None:
             self._use = self._looked(clock.step)
             self._settle(last=clock.step == self._decisions[-1])
 
     def project(self, site: Site) -> None:
-        """The gates as they are, and what runs as often as the policy aims at."""
+        """The gates as they are, and what runs as often as the policy aims at; or the blocks gone that are to go."""
+        if self.policy.mode == "static":
+            remove_blocks(site, self._share, self.policy.target_cost, self._settled)
+            return
         free = {name: gate for name, gate in gates(site.network).items() if isinstance(gate, RoutingGate)}
         fixed, open_share = 1 - sum(self._share.values()), 0.0
         for name, gate in free.items():
@@ -223,7 +235,7 @@ class Routing(Mechanism):
         gate.start(policy.bias, site.generator)
         gate.annealing = self._annealing
         insert(traced, block, gate)
-        if site.optimizer is not None:
+        if site.optimizer is not None and policy.mode != "static":
             site.optimizer.adopt(list(gate.parameters()), policy.lr_factor)
 
     def _gates(self) -> dict[str, RoutingGate]:

@@ -103,6 +103,11 @@ class RoutingGate(Gate):
         self.center.copy_(pooled_BC.mean(0))
         self.scale.copy_(1 / pooled_BC.std(0).clamp_min(1e-3))
 
+    @property
+    def fixed(self) -> bool:
+        """Whether every choice is the same for all samples."""
+        return bool(self.forced) and -1 not in self.forced
+
     def reads(self) -> list[Tensor]:
         """The parameters whose last dimension counts the channels that are read."""
         return [w for w in (self.query, self.first if self.hidden else self.second) if w is not None]
@@ -132,6 +137,8 @@ class RoutingGate(Gate):
         Returns:
             (B, 1, ..., 1), or with W channels where it opens and shuts these.
         """
+        if self.fixed:
+            return self._spread(torch.tensor(self.forced, dtype=x.dtype, device=x.device).expand(len(x), -1))
         if not self.training or self.annealing is None:
             return self._spread(self.choices(self.scores(x))).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):

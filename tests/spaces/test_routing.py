@@ -37,7 +37,7 @@ def test_the_choices() -> None:
         for name, knob in RoutingPolicy.knobs().items()
         if isinstance(knob.distribution, CategoricalDistribution)
     }
-    assert choices["mode"] == ("hard", "soft")
+    assert choices["mode"] == ("hard", "soft", "static")
     assert choices["unit"] == ("block", "channel_group")
     assert choices["pooling"] == ("average", "attention")
     assert choices["hidden"] == (0, 8, 16)
