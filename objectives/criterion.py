@@ -24,6 +24,8 @@ _TOKEN = re.compile(
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./]*", re.ASCII)
 _RESERVED = frozenset({"and", "baseline"})
+#: Characters; the longest that makes sense has some hundred.
+_LONGEST = 2000
 _EXAMPLE = "write e.g. 'latency_ms <= 0.6 * baseline' or 'accuracy >= baseline - 0.01'"
 
 
@@ -138,8 +140,7 @@ class _Reader:
     def error(self, expected: str) -> CriterionError:
         kind, found, place = self.tokens[self.place]
         found = "the end" if kind == "end" else f"{found!r}"
-        shown = self.text.strip()
-        return CriterionError(f"expected {expected} in {shown!r}, but found {found} at {place}: {_EXAMPLE}")
+        return CriterionError(f"expected {expected} in {_quoted(self.text)}, but found {found} at {place}: {_EXAMPLE}")
 
     def take(self, kind: str, *words: str, expected: str = "") -> str:
         """The next token, if it is of that kind and one of the words (any word where none is named)."""
@@ -183,13 +184,20 @@ class _Reader:
 
 def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
     place, end = 0, len(text.rstrip())
+    if end > _LONGEST:
+        raise CriterionError(f"a criterion may have {_LONGEST} characters, but has {end}: {_EXAMPLE}")
     while place < end:
         match = _TOKEN.match(text, place)
         if match is None or match.lastgroup is None:
             place += len(text[place:]) - len(text[place:].lstrip())
             raise CriterionError(
                 f"a criterion is made of names, numbers, '<=', '>=', '*', '+' and '-', "
-                f"but {text.strip()!r} has {text[place]!r} at {place}: {_EXAMPLE}"
+                f"but {_quoted(text)} has {text[place]!r} at {place}: {_EXAMPLE}"
             )
         yield match.lastgroup, match[match.lastgroup], match.start(match.lastgroup)
         place = match.end()
+
+
+def _quoted(text: str) -> str:
+    text = repr(text.strip())
+    return text if len(text) <= 120 else f"{text[:116]}...'"

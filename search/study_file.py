@@ -17,6 +17,7 @@ from objectives.loading import task_source
 from objectives.objective import OBJECTIVES, Direction
 from search.buds import MEASURES as BUD_MEASURES
 from search.criteria import SearchCriteria
+from search.plain import check_plain
 from search.result import Budget, TaskReference
 from search.study_tables import (
     BudgetTable,
@@ -37,6 +38,8 @@ from spaces.finetuning import FinetuningPolicy
 from spaces.policy import nearest
 from spaces.space import SearchSpace
 
+#: Characters; a file of every key there is has some ten thousand.
+LONGEST_FILE = 2**18
 #: What a later run of the same study may change; the constraints may change too and judge old trials anew.
 MAY_CHANGE = ("study.trials", "study.time_limit", "study.stop_when", "resources", "storage", "constraints")
 #: The objectives that say how they are measured.
@@ -91,14 +94,20 @@ class StudyFile(Table):
             StudyFileError: If it does not parse or breaks a rule.
         """
         try:
+            if len(text) > LONGEST_FILE:
+                raise StudyFileError(f"{name} may have {LONGEST_FILE} characters, but has {len(text)}: shorten it")
             data = tomllib.loads(text) if syntax == "toml" else yaml.safe_load(text)
+        except StudyFileError:
+            raise
         except tomllib.TOMLDecodeError as error:
             raise StudyFileError(f"{name} is no valid TOML: {error}: correct that place") from None
         except yaml.MarkedYAMLError as error:
             line = f" (at line {error.problem_mark.line + 1})" if error.problem_mark else ""
             raise StudyFileError(f"{name} is no valid YAML: {error.problem}{line}: correct that place") from None
-        except (yaml.YAMLError, RecursionError) as error:
-            raise StudyFileError(f"{name} does not parse: {error}: correct it") from None
+        # Neither parser knows all that goes wrong in it: numbers without digits, days without months, no end of depth.
+        except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise StudyFileError(f"{name} does not parse ({said}): correct it") from None
         read = cls.of(data, folder, name=name)
         read._text = text if syntax == "toml" else to_toml(data)
         return read
@@ -112,6 +121,7 @@ class StudyFile(Table):
         """
         if not isinstance(data, Mapping):
             raise StudyFileError(f"{name} must be a table with [study], [task], [objectives] and [spaces], but is not")
+        check_plain(data, name)
         try:
             read = cls.model_validate(data)
         except ValidationError as error:

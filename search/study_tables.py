@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from objectives.objective import Direction
+from search.database import checked, same_database
 from search.home import STUDY_NAME
+from spaces.errors import shown as quoted
 from spaces.policy import nearest
 
+#: The longest value that a message quotes.
+LONGEST = 80
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -155,6 +159,40 @@ class StorageTable(Table):
 
     optuna: str | None = None
     mlflow: str | None = None
+    artifacts: str | None = None
+    takeover: str = "60s"
+
+    @field_validator("optuna")
+    @classmethod
+    def _is_a_database(cls, url: str | None) -> str | None:
+        return url if url is None else checked(url)
+
+    @field_validator("mlflow")
+    @classmethod
+    def _is_a_server_or_a_database(cls, url: str | None) -> str | None:
+        return url if url is None or url.startswith(("http://", "https://")) else checked(url)
+
+    @field_validator("artifacts")
+    @classmethod
+    def _is_a_place(cls, url: str | None) -> str | None:
+        if url is not None and not re.match(r"[a-z][a-z0-9+.-]*:", url):
+            raise ValueError(
+                f"must be a URI, but is {url!r}: write s3://bucket/path, or file:///path for a shared folder"
+            )
+        return url
+
+    @field_validator("takeover")
+    @classmethod
+    def _is_long_enough(cls, duration: str) -> str:
+        if seconds(duration) < 1:
+            raise ValueError(f"must be at least a second, but is {duration!r}: write 60s")
+        return duration
+
+    @model_validator(mode="after")
+    def _are_two_databases(self) -> Self:
+        if self.optuna and self.mlflow and same_database(self.optuna, self.mlflow):
+            raise ValueError("optuna and mlflow must be two databases, but are one: create another one with createdb")
+        return self
 
 
 def one_line(error: ValidationError) -> str:
@@ -183,4 +221,10 @@ def _phrase(detail: ErrorDetails) -> str:
 
 def shown(value: object) -> str:
     """A value as a message shows it."""
-    return "left out" if value is None else json.dumps(value, default=str)
+    if value is None:
+        return "left out"
+    try:
+        text = json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        text = quoted(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
