@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from dashboards.curves import curves
 from dashboards.frames import Frames
 from dashboards.style import BLUE, GREEN, ORANGE, PURPLE, SCALE, empty, styled
 
@@ -20,24 +21,7 @@ CONTROL = (
 
 def threshold_figure(frames: Frames, number: int) -> go.Figure:
     """The resonance threshold of a trial over its iterations, with the sparsity that it controls."""
-    title = "Resonance threshold"
-    figure = go.Figure()
-    for metric, name, color, dash in CONTROL:
-        rows = frames.curve(number, metric)
-        if not rows.empty:
-            figure.add_trace(
-                go.Scatter(
-                    x=rows["iteration"],
-                    y=rows["value"],
-                    name=name,
-                    mode="lines+markers",
-                    line={"color": color, "dash": dash, "width": 2},
-                    hovertemplate=f"iteration %{{x}}<br>{name} %{{y:.4g}}<extra></extra>",
-                )
-            )
-    if not figure.data:
-        return empty(title, f"Trial {number} listens to no resonance.")
-    return styled(figure, title=title, height=320, xaxis={"title": {"text": "iteration"}, "dtick": 1})
+    return curves(frames, number, CONTROL, title="Resonance threshold", without="listens to no resonance")
 
 
 def spectrum_figure(frames: Frames, number: int) -> go.Figure:

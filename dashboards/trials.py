@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
+from dashboards.curves import curves
 from dashboards.frames import Frames
 from dashboards.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, empty, styled
 
@@ -56,24 +57,7 @@ def importance_figure(importances: Mapping[str, float], *, most: int = 15) -> go
 
 def curve_figure(frames: Frames, number: int) -> go.Figure:
     """How a trial went, iteration by iteration: accuracy, sparsity and what else is a share."""
-    title = "Over its iterations"
-    figure = go.Figure()
-    for metric, name, color, dash in CURVES:
-        rows = frames.curve(number, metric)
-        if not rows.empty:
-            figure.add_trace(
-                go.Scatter(
-                    x=rows["iteration"],
-                    y=rows["value"],
-                    name=name,
-                    mode="lines+markers",
-                    line={"color": color, "dash": dash, "width": 2},
-                    hovertemplate=f"iteration %{{x}}<br>{name} %{{y:.4g}}<extra></extra>",
-                )
-            )
-    if not figure.data:
-        return empty(title, f"Trial {number} has reported nothing.")
-    return styled(figure, title=title, height=320, xaxis={"title": {"text": "iteration"}, "dtick": 1})
+    return curves(frames, number, CURVES, title="Over its iterations", without="has reported nothing")
 
 
 def ledger_figure(frames: Frames, number: int) -> go.Figure:

@@ -256,7 +256,12 @@ def _notes(file: StudyFile, task: Task, limits: tuple[Limit, ...]) -> Iterator[s
         if limit.verdict == "close":
             yield f"'{limit.text}' is at the very edge of the space ({limit.reachable:.4g} without training)"
         if limit.verdict == "training" and limit.baseline is not None and not file.buds:
-            yield f"'{limit.text}' asks for more than the baseline's {limit.baseline:.4g}: compression seldom gives it"
+            more = limit.bound > limit.baseline
+            yield (
+                f"'{limit.text}' asks for more than the baseline's {limit.baseline:.4g}: compression seldom gives it"
+                if more
+                else f"'{limit.text}' ({limit.bound:.4g}) is known only once the first trials have been measured"
+            )
     if not file.constraints:
         yield "there are no constraints, so every complete trial counts as feasible"
 
