@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 from objectives.criterion import Criterion
 from objectives.objective import Direction
 from objectives.pareto import front, nearest_to_ideal, normalized_hypervolume, ranks
-from search.home import StudyFolder, read_json, write_json
+from search.home import StudyFolder, read_json, write_text
 from search.result import TrialResult
 from spaces.errors import StorageError
 from spaces.profile import CompressionProfile
@@ -68,6 +69,13 @@ class Books:
         if judged.state == "complete" and judged.cached is None:
             self._evaluated.setdefault(judged.request.profile.fingerprint(), judged.number)
         return judged
+
+    def withdraw(self, result: TrialResult) -> None:
+        """Take back a trial that another driver decided before."""
+        self.results.pop(result.number, None)
+        fingerprint = result.request.profile.fingerprint()
+        if self._evaluated.get(fingerprint) == result.number:
+            del self._evaluated[fingerprint]
 
     # -- counting ---------------------------------------------------------------------------------------------------
 
@@ -174,12 +182,17 @@ def read_result(path: Path) -> TrialResult:
 
 
 def write_result(path: Path, result: TrialResult) -> None:
-    """Write a result; numbers that JSON does not know are left out.
+    """Write a result.
 
     Raises:
         StorageError: If it cannot be written.
     """
-    write_json(path, _finite(result.to_dict()))
+    write_text(path, result_text(result))
+
+
+def result_text(result: TrialResult) -> str:
+    """A result as its file holds it; numbers that JSON does not know are left out."""
+    return json.dumps(_finite(result.to_dict()), separators=(",", ":"), allow_nan=False)
 
 
 def _finite(data: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +20,14 @@ class Confirmation:
         file: The study; without ``budget.confirm`` there is nothing to do.
         folder: Where the results are kept.
         books: Whose best trials are the finalists.
+        take: Claims a run by its key; False where another driver has it.
     """
 
-    def __init__(self, file: StudyFile, folder: StudyFolder, books: Books) -> None:
+    def __init__(
+        self, file: StudyFile, folder: StudyFolder, books: Books, take: Callable[[str], bool] = lambda key: True
+    ) -> None:
         self._plan, self._seed = file.budget.confirm, file.study.seed
-        self._folder, self._books = folder, books
+        self._folder, self._books, self._take = folder, books, take
         self._started: set[str] = set()
         self._queue: list[TrialRequest] | None = None
 
@@ -33,7 +37,10 @@ class Confirmation:
 
     @property
     def over(self) -> bool:
-        """Whether every finalist has been started with every seed; asked when no trial is under way any more."""
+        """Whether every finalist has been started with every seed, and what other drivers started is over.
+
+        Asked when no trial is under way any more.
+        """
         return not self._requests()
 
     @property
@@ -42,17 +49,19 @@ class Confirmation:
         return self._plan is not None
 
     def next(self) -> TrialRequest | None:
-        """The next run, or None."""
+        """The next run, or None: then none is left, or others have what is left."""
         requests = self._requests()
-        if not requests:
-            return None
-        request = requests.pop(0)
-        self._started.add(request.key)
-        return request
+        for request in list(requests):
+            if self._take(request.key):
+                requests.remove(request)
+                self._started.add(request.key)
+                return request
+        return None
 
     def _requests(self) -> list[TrialRequest]:
         if self._queue is None:
             self._queue = self._planned()
+        self._queue = [request for request in self._queue if not self._folder.confirmation(request.key).exists()]
         return self._queue
 
     def _planned(self) -> list[TrialRequest]:

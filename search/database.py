@@ -170,6 +170,16 @@ def checked(url: str) -> str:
     return url
 
 
+def same_database(one: str, other: str) -> bool:
+    """Whether two URLs name one database; Optuna's tables and MLflow's cannot stand in one."""
+    if one.startswith("http") or other.startswith("http"):
+        return False
+    first, second = make_url(one), make_url(other)
+    return (first.host, first.port or 5432, first.database) == (second.host, second.port or 5432, second.database) and (
+        first.get_backend_name() == second.get_backend_name()
+    )
+
+
 # -- waiting --------------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from search.progress import Progress
 from search.result import Report, State, TrialRequest, TrialResult
 from search.scheduler import Scheduler
 from search.searcher import Searcher
+from search.share import Alone, Share
 from search.study_file import StudyFile
 from search.surroundings import LOG
 from search.writer import Writer
@@ -49,6 +50,7 @@ class Driver:
         writer: Who records.
         progress: Who watches.
         keep: Called with the seconds spent whenever a trial is decided.
+        share: What is heard of other drivers of the study, and told them.
         spent: Seconds that earlier runs took.
         clock: Seconds that only rise.
     """
@@ -64,16 +66,18 @@ class Driver:
         *,
         progress: Progress,
         keep: Callable[[float], None],
+        share: Share | None = None,
         spent: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file, self._folder, self._searcher, self._books = file, folder, searcher, books
         self._scheduler, self._writer, self._progress, self._keep = scheduler, writer, progress, keep
+        self._share: Share = share or Alone()
         self._spent, self._clock, self._began = spent, clock, clock()
         self._criteria = file.search_criteria
         self._live: dict[str, _Live] = {}
         self._twins: list[TrialRequest] = []
-        self._confirmation = Confirmation(file, folder, books)
+        self._confirmation = Confirmation(file, folder, books, self._share.take)
         self._exhausted = False
         self._asked_to_stop = ""
         self.halted = False
@@ -149,6 +153,7 @@ class Driver:
         A profile that was evaluated before is answered from the books; one that runs at this moment waits for it.
         """
         self._look_for_stop_file()
+        self._hear()
         while not self.stopped and (request := self._next()) is not None:
             confirms = self._confirmation.owns(request)
             earlier = None if confirms else self._books.same(request.profile)
@@ -175,10 +180,22 @@ class Driver:
             if proposal is not None:
                 study, budget = self._file.study, self._file.trial_budget
                 return TrialRequest(proposal.number, proposal.key, proposal.profile, study.seed, budget)
-            self._exhausted = True
+            self._exhausted = self._searcher.exhausted
         if not self._room() and not self._under_way() and self._confirms():
             return self._confirmation.next()
         return None
+
+    def _hear(self) -> None:
+        """Enter what other drivers of the study have decided."""
+        for result in self._share.news():
+            for key, live in list(self._live.items()):
+                if live.request.number == result.number and not self._confirmation.owns(live.request):
+                    del self._live[key]  # it was thought to be cut off, and another driver was quicker
+            result = self._books.add(result)
+            self._scheduler.note(result.number, result.reports)
+            self._target_met = self._target_met or self._meets_target(result)
+            self._writer.heard(result)
+            self._progress.decided(result, self._books)
 
     def _runs(self, request: TrialRequest) -> bool:
         """Whether the same profile is at work now."""
@@ -243,26 +260,42 @@ class Driver:
 
     def _conclude(self, result: TrialResult) -> None:
         if self._confirmation.owns(result.request):
-            self._confirmation.keep(self._books.judge(result))
+            result = self._books.judge(result)
+            self._confirmation.keep(result)
+            self._share.give(result)
         else:
             result = self._books.add(result)
-            self._write(result)
+            if not self._write(result):
+                self._withdraw(result)
+                return
             logger.info("trial %d is %s %s", result.number, result.state, result.reason or dict(result.scores))
             self._target_met = self._target_met or self._meets_target(result)
             self._progress.decided(result, self._books)
         self._tidy(result)
         self._keep(self.seconds)
 
-    def _write(self, result: TrialResult) -> None:
+    def _write(self, result: TrialResult) -> bool:
+        """Returns whether the result counts: it does not where the trial was taken for cut off, and taken up."""
         number = result.number
         fault("before-result", number)
         write_result(self._folder.result(number), result)
         fault("after-result", number)
-        self._searcher.update(result)
+        place = self._searcher.update(result)
+        if place is None:
+            return False
         fault("after-tell", number)
         self._writer.write(result)
+        self._hear()
         books = self._books.copy()
-        self._writer.progress(len(books), lambda: (books.figures(), [member.number for member in books.front()]))
+        self._writer.progress(place, lambda: (books.figures(), [member.number for member in books.front()]))
+        return True
+
+    def _withdraw(self, result: TrialResult) -> None:
+        """Another driver's result of this trial counts, and is heard, now or later."""
+        self._books.withdraw(result)
+        self._folder.result(result.number).unlink(missing_ok=True)
+        self._tidy(replace(result, state="failed"))
+        logger.info("trial %d was taken up by another driver: its result counts", result.number)
 
     def _tidy(self, result: TrialResult) -> None:
         """A decided trial needs no checkpoint any more; the network of a complete one stays."""

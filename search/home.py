@@ -157,13 +157,14 @@ def storing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True, private: bool = False) -> None:
     """Write a file so that at any moment there is the old one or the new one, whole.
 
     Args:
         path: Where; its folder is made.
         text: What.
         durable: Whether it must also outlive a power cut, which takes milliseconds.
+        private: Whether nobody else may read it.
 
     Raises:
         StorageError: If it cannot be written.
@@ -173,6 +174,8 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with temporary.open("w", encoding="utf-8") as file:
+                if private:
+                    os.fchmod(file.fileno(), 0o600)
                 file.write(text)
                 if durable:
                     file.flush()
@@ -185,9 +188,9 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
             _sync_folder(path.parent)
 
 
-def write_json(path: Path, data: Mapping[str, Any], *, durable: bool = True) -> None:
+def write_json(path: Path, data: Mapping[str, Any], *, durable: bool = True, private: bool = False) -> None:
     """Write JSON as :func:`write_text` does."""
-    write_text(path, json.dumps(data, separators=(",", ":"), allow_nan=False), durable=durable)
+    write_text(path, json.dumps(data, separators=(",", ":"), allow_nan=False), durable=durable, private=private)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,18 +18,23 @@ from objectives.task import Task
 from search.artifact.network import read_network
 from search.books import Books
 from search.buds.trial import run_bud_trial
+from search.database import PATIENCE, censored, is_shared, without_password
 from search.driver import Driver
 from search.home import driver_lock, repair_journal, sweep, write_text
+from search.joining import joined
 from search.latency.wanted import clocked_for
 from search.progress import Progress
 from search.record import FrontMember, Record, member_files, study_files
 from search.record.runs import MODELS_KEPT
+from search.register import Agreement, Register
 from search.result import TrialResult
 from search.runners.choice import runner_for
 from search.runners.runner import Runner, RunTrial, Work
 from search.scheduler import Scheduler
 from search.scoring import measure_baseline
 from search.searcher import Searcher
+from search.share import Alone, Mirror, Share
+from search.shared_searcher import SharedSearcher
 from search.state import State, read_state, write_state
 from search.surroundings import home_for_tasks, listening, logged
 from search.trial import run_trial
@@ -56,6 +62,7 @@ def launch(study: Study, progress: Progress, trial: RunTrial = run_trial) -> Non
         try:
             run.go_on()
         except BaseException as error:
+            run.break_off()
             reason = str(error) if isinstance(error, PleachError) else f"{type(error).__name__}: {error}"
             with contextlib.suppress(PleachError):
                 run.keep(phase="interrupted", reason=" ".join(reason.split()))
@@ -94,14 +101,19 @@ def work_for(study: Study, trial: RunTrial = run_trial) -> Work:
     )
 
 
-def record_of(study: Study, state: State) -> Record:
+def record_of(
+    study: Study, state: State, turn: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+) -> Record:
     """The study in MLflow; it opens in the background."""
     return Record(
-        state.mlflow_uri,
+        study.mlflow_uri,
         task=study.task_name,
         study=study.name,
         artifacts=study.home.artifacts,
         knobs=study.file.space.distributions(),
+        location=study.file.storage.artifacts,
+        origin=state.identity if is_shared(study.file.storage.optuna) else None,
+        turn=turn,
     )
 
 
@@ -113,7 +125,7 @@ def _prepared(study: Study) -> State:
         sweep(Path(state.ray))
     folder.stop.unlink(missing_ok=True)
     if not folder.file.exists():
-        write_text(folder.file, file.text)
+        write_text(folder.file, file.text, private=file.text != censored(file.text))
     if file.storage.optuna is None:
         copy = repair_journal(study.home.journal)
         if copy is not None:
@@ -126,7 +138,7 @@ def _prepared(study: Study) -> State:
         folder=str(file.folder),
         file=file.text,
         origin=study.origin or state.origin,
-        mlflow_uri=file.storage.mlflow or study.home.mlflow_uri,
+        mlflow_uri=without_password(study.mlflow_uri),
         ray=None,
     )
     write_state(folder, state)
@@ -141,18 +153,24 @@ class _Run:
     state: State
     progress: Progress
     trial: RunTrial
+    register: Register | None = None
+    agreed: Agreement | None = None
+    share: Share = field(default_factory=Alone)
 
     def go_on(self) -> None:
         study, file, folder = self.study, self.study.file, self.study.folder
         work = self._work()
         task = work.load_task()
-        recorder = self._recorder(task)
+        self._name(task)
+        self._join()
+        recorder = record_of(study, self.state, self._turn)
         work = self._with_baseline(work, task)
         books = Books(file.directions, file.criteria, self.state.baseline)
         books.read(folder)
         searcher = self._searcher(books)
-        writer = Writer(recorder)
-        writer.open(self.state.baseline, {"data.hash": self.state.task_hash[:16]}, file.text, books.results.values())
+        writer = self._writer(recorder)
+        tags = {"data.hash": self.state.task_hash[:16]}
+        writer.open(self.state.baseline, tags, censored(file.text), books.results.values())
         driver = Driver(
             file,
             folder,
@@ -162,6 +180,7 @@ class _Run:
             writer,
             progress=self.progress,
             keep=lambda seconds: self.keep(seconds=seconds, interrupted=searcher.interrupted),
+            share=self.share,
             spent=self.state.seconds,
         )
         self.progress.started(study.summary())
@@ -180,19 +199,62 @@ class _Run:
             seconds=driver.seconds,
             interrupted=searcher.interrupted,
         )
-        self._finish(books, task, writer)
+        self._finish(books, searcher, task, writer)
 
-    def _finish(self, books: Books, task: Task, writer: Writer) -> None:
+    def _join(self) -> None:
+        """Where the study is in a shared database: be one of its drivers, and have here what is decided there."""
+        url = self.study.file.storage.optuna
+        if url is None or not is_shared(url):
+            return
+        self.register, self.agreed = joined(self.study, self.state, url)
+        mirror = Mirror(self.register, self.study.folder)
+        mirror.start()
+        self.share = mirror
+        self.keep(
+            identity=self.agreed.identity,
+            driver=self.register.driver,
+            baseline={**self.state.baseline, **self.agreed.baseline},
+        )
+
+    def _turn(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if self.register is None else self.register.turn("record")
+
+    def _writer(self, recorder: Record) -> Writer:
+        """What others decided is theirs to record, unless everybody records in a home of their own."""
+        shared = self.register is not None and self.study.file.storage.mlflow is not None
+        return Writer(recorder, self.register.mine if self.register is not None and shared else None)
+
+    def break_off(self) -> None:
+        """Let the other drivers have what this one cannot end; where that fails, they find out by themselves."""
+        if self.register is not None:
+            self.register.patience.seconds = 0.0
+            with contextlib.suppress(PleachError):
+                self.register.leave()
+            self.register.close()
+
+    def _finish(self, books: Books, searcher: Searcher, task: Task, writer: Writer) -> None:
         """Record what the study came to, and say so."""
         study = self.study
+        searcher.recover(books.results)
         summary, frames, learnt = study.summary(), study.frames(), study.policy()
         importances = {name: report.importance for name, report in learnt.knobs.items()}
         writer.close(
             str(summary["state"]),
             study_files(frames, importances) | {"search_policy.json": learnt.to_json()},
             self._members(books, task, frames),
+            leave=lambda: self.register is None or self.register.leave(),
+            rest=lambda: self._all(books),
         )
+        if self.register is not None:
+            self.register.leave()
+            self.register.close()
         self.progress.finished(summary)
+
+    def _all(self, books: Books) -> list[TrialResult]:
+        """Every trial that is decided by now, whoever did it."""
+        for result in self.share.news():
+            books.add(result)
+        return list(books.results.values())
 
     def _members(self, books: Books, task: Task, frames: Frames) -> list[FrontMember]:
         """The front, the champion first, with the figures and networks of the first few."""
@@ -227,37 +289,54 @@ class _Run:
         self.keep(task_hash=same_task(self.study, self.state))
         return work_for(self.study, self.trial)
 
-    def _recorder(self, task: Task) -> Record:
-        """The record of the study; it opens in the background."""
+    def _name(self, task: Task) -> None:
+        """Keep what the task is called: its experiment's name."""
         name = getattr(task, "name", None)
         if isinstance(name, str) and name:
             self.keep(task=name)
-        return record_of(self.study, self.state)
 
     def _with_baseline(self, work: Work, task: Task) -> Work:
-        """Measured once, and kept."""
+        """Measured once, and kept; by one of several drivers."""
         if any(name not in self.state.baseline for name in work.measures):
-            self.keep(baseline=measure_baseline(task, work.measures, clocked=work.clocked))
+            measured = measure_baseline(task, work.measures, clocked=work.clocked)
+            self.keep(baseline=measured if self.register is None else dict(self.register.agree(measured).baseline))
         return replace(work, baseline=self.state.baseline)
 
     def _searcher(self, books: Books) -> Searcher:
         file = self.study.file
-        searcher = Searcher(
-            file.name,
-            file.space,
-            file.directions,
-            sampler=file.study.sampler,
-            seed=file.study.seed,
-            storage=file.storage.optuna or self.study.home.journal,
-            identity=self.state.identity,
-        )
-        if books.results and dict(self.state.judged) != file.constraints:
+        judged = dict(self.state.judged)
+        if self.register is None or self.agreed is None:
+            searcher = Searcher(
+                file.name,
+                file.space,
+                file.directions,
+                sampler=file.study.sampler,
+                seed=file.study.seed,
+                storage=file.storage.optuna or self.study.home.journal,
+                identity=self.state.identity,
+            )
+        else:
+            judged = dict(self.agreed.judged)
+            searcher = SharedSearcher(
+                file.name,
+                file.space,
+                file.directions,
+                sampler=file.study.sampler,
+                seed=file.study.seed,
+                register=self.register,
+                trials=file.study.trials,
+                identity=self.state.identity,
+            )
+        if (books.results or self.register is not None) and judged != file.constraints:
             searcher.judge_again(books.results)
         else:
             searcher.recover(books.results)
         if not books.results and self.state.origin is not None:
             searcher.enqueue(self.study.of_same_home(self.state.origin).policy().best)
         self.keep(judged=dict(file.constraints), interrupted=searcher.interrupted)
+        if self.register is not None:
+            self.register.agree({}, judged=file.constraints)
+            self.register.patience.seconds = PATIENCE
         return searcher
 
     def _scheduler(self) -> Scheduler:

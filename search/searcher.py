@@ -6,33 +6,27 @@ again under the same number and key, with the same profile, and no second trial 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import json
 import math
-import os
-import re
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 
 from objectives.objective import Direction
+from search.database import without_password
 from search.grid import grid
-from search.home import storing
+from search.optuna_storage import open_storage, stored
 from search.result import TrialResult
-from spaces.errors import StorageError, StudyError
+from spaces.errors import StudyError
 from spaces.profile import CompressionProfile
 from spaces.space import SearchSpace
 
@@ -105,9 +99,12 @@ class Searcher:
         self._sampler, self._seed, self._place, self._identity = sampler, seed, storage, identity
         self._running: dict[int, Trial] = {}
         self._cut_off: list[FrozenTrial] = []
+        self._decided = 0
+        #: Whether a grid has been walked to its end.
+        self.exhausted = False
         self._grid = grid(space, seed) if sampler == "grid" else None
         with self._stored():
-            self._storage = _open(storage)
+            self._storage = open_storage(storage)
             self._study = self._opened()
 
     def propose(self) -> Proposal | None:
@@ -136,6 +133,7 @@ class Searcher:
         number = next((t.number for t in known if t.state == TrialState.WAITING), len(known))
         if self._grid is not None and number == len(known):
             if number >= len(self._grid):
+                self.exhausted = True
                 return None
             self._study.enqueue_trial(self._grid[number])
         self._study.sampler = self._sampler_for(number)
@@ -153,8 +151,11 @@ class Searcher:
                 if parameters:
                     self._study.enqueue_trial(parameters, skip_if_exists=True)
 
-    def update(self, result: TrialResult) -> None:
+    def update(self, result: TrialResult) -> int | None:
         """Tell a decided trial. Telling it again changes nothing.
+
+        Returns:
+            How many trials are decided with it; None where it is another driver's, whose result counts.
 
         Raises:
             StorageError: If the storage cannot be used.
@@ -163,6 +164,8 @@ class Searcher:
             trial = self._running.pop(result.number, None)
             if trial is not None:
                 self._tell(trial, result)
+                self._decided += 1
+        return self._decided
 
     def _tell(self, trial: Trial, result: TrialResult, told: Container[str] = ()) -> None:
         for name, violation in _violations(result).items():
@@ -181,6 +184,7 @@ class Searcher:
         Raises:
             StorageError: If the storage cannot be used.
         """
+        self._decided = len(results)
         with self._stored():
             for number in range(len(self._study.get_trials(deepcopy=False)), max(results, default=-1) + 1):
                 self._study.add_trial(self._finished(results.get(number)))
@@ -274,7 +278,7 @@ class Searcher:
         elif found != self._identity:
             if not isinstance(self._place, Path):
                 raise StudyError(
-                    f"a study's name must be its own, but {_without_password(str(self._place))} holds another study "
+                    f"a study's name must be its own, but {without_password(str(self._place))} holds another study "
                     f"{self._name!r}: use another name with --name"
                 )
             optuna.delete_study(study_name=self._name, storage=self._storage)
@@ -289,59 +293,8 @@ class Searcher:
             warnings.simplefilter("ignore", ExperimentalWarning)
             return SAMPLERS[self._sampler](seed)
 
-    @contextlib.contextmanager
-    def _stored(self) -> Iterator[None]:
-        try:
-            if isinstance(self._place, Path):
-                with storing(self._place):
-                    yield
-            else:
-                yield
-        except (StorageInternalError, SQLAlchemyError, ImportError) as error:
-            line = str(error.__cause__ or error).splitlines()[0]
-            raise StorageError(
-                f"Optuna's database {_without_password(str(self._place))} cannot be used ({line}): check storage.optuna"
-            ) from None
-
-
-class _Journal(JournalFileBackend):
-    """Optuna's journal, written in one system call a record and locked by the kernel.
-
-    Optuna's own locks outlive a killed owner by half a minute, and its fsync after every single parameter costs more
-    than all else of a proposal. A kill loses nothing here; what a power cut loses, the result files bring back.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with self._path.open("ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            end = file.seek(0, os.SEEK_END)
-            try:
-                while data:
-                    data = data[file.write(data) :]
-            except OSError:
-                file.truncate(end)  # a full disk takes a part of the record
-                raise
-
-
-def _open(storage: Path | str | None) -> BaseStorage:
-    if not isinstance(storage, Path):
-        return optuna.storages.get_storage(storage)
-    storage.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return JournalStorage(_Journal(storage))
-    except ValueError as error:
-        raise StorageError(
-            f"the journal {storage} is damaged ({error}): move it away, and it is written anew from the results"
-        ) from None
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    def _stored(self) -> AbstractContextManager[None]:
+        return stored(self._place)
 
 
 def _violations(result: TrialResult) -> dict[str, float]:

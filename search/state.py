@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from search.database import censored
 from search.home import StudyFolder, driver, read_json, write_json
 
 SCHEMA = 1
@@ -31,7 +32,8 @@ class State:
         interrupted: How often a trial was cut off by the end of its driver.
         ray: A folder outside of the home that Ray uses, because the home's path is too long for it.
         origin: The study whose best profiles were tried first.
-        mlflow_uri: Where the runs are recorded.
+        mlflow_uri: Where the runs are recorded, without a password.
+        driver: What this home is called among the drivers of a shared study.
     """
 
     identity: str = ""
@@ -48,6 +50,7 @@ class State:
     ray: str | None = None
     origin: str | None = None
     mlflow_uri: str = ""
+    driver: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form; the inverse of :meth:`from_dict`."""
@@ -79,4 +82,4 @@ def write_state(folder: StudyFolder, state: State) -> None:
     Raises:
         StorageError: If it cannot be written.
     """
-    write_json(folder.state, state.to_dict(), durable=False)
+    write_json(folder.state, state.to_dict(), durable=False, private=state.file != censored(state.file))

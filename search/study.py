@@ -15,6 +15,7 @@ from objectives.criterion import parse
 from search.ablation import Watch, ablate
 from search.books import Books
 from search.confirm import confirmed
+from search.database import without_password
 from search.export_trial import chosen, export_trial
 from search.home import Home, StudyFolder, driver, write_text
 from search.launch import launch
@@ -134,6 +135,11 @@ class Study:
     def task_name(self) -> str:
         """What the study's experiment is called in MLflow: the task's own name where it has one."""
         return self.state.task or self.file.task.target.rpartition(":")[2]
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Where the runs are recorded, with the password where it has one."""
+        return self.file.storage.mlflow or self.home.mlflow_uri
 
     # -- doing ------------------------------------------------------------------------------------------------------
 
@@ -290,7 +296,7 @@ class Study:
             "hypervolume": books.hypervolume() if books.results else 0.0,
             "confirmed": confirmed(self.folder),
             "home": str(self.home.root),
-            "mlflow_uri": state.mlflow_uri or self.file.storage.mlflow or self.home.mlflow_uri,
+            "mlflow_uri": without_password(self.mlflow_uri),
             "seconds": state.seconds,
         }
 

@@ -22,7 +22,6 @@ from dashboards.standalone import document
 from search.buds.bundle import Bud, Bundle, manifest_hash, read_bud, read_bundle
 from search.home import Home
 from search.record.store import Store
-from search.state import read_state
 from search.study import Study
 from spaces.errors import ExportError, StudyError, shown
 from spaces.policy import nearest
@@ -90,7 +89,7 @@ class Registry:
         """The registry of a home, or of the database that a study names."""
         if study is None:
             return cls(home.mlflow_uri, home.artifacts)
-        uri = read_state(study.folder).mlflow_uri or study.file.storage.mlflow or home.mlflow_uri
+        uri = study.mlflow_uri
         return cls(uri, home.artifacts, study.task_name)
 
     # -- what there is ----------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ class Readings:
             StorageError: If MLflow's pages are not served, or its database cannot be used.
         """
         study = Study.load(name, self.home)
-        uri = study.state.mlflow_uri or self.home.mlflow_uri
+        uri = study.mlflow_uri
         server = uri if uri.startswith(("http://", "https://")) else str(self.server)
         if not answers(server):
             raise StorageError(

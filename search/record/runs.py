@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
@@ -19,7 +20,7 @@ from search.machine import git_commit, hardware
 from search.record.entries import files_of, metric_name, params_of, points_of, tags_of
 from search.result import TrialResult
 from spaces import POLICIES
-from spaces.errors import ExportError, StorageError
+from spaces.errors import ExportError, StorageError, UnreachableError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,12 +63,27 @@ class Record:
         artifacts: Folder of the artefacts where no server keeps them; also tells homes apart on a shared server.
         knobs: Searched names beside the policies' own, e.g. ``pruning.sparsity@layer3.*``, so that every trial logs
             them.
+        location: Where a new experiment's artefacts go, as a URI; left out, `artifacts` or where the server keeps them.
+        origin: Whose study it is on a shared server; left out, this home's.
+        turn: Held while runs are looked for and made, where several drivers record one study.
     """
 
-    def __init__(self, uri: str, *, task: str, study: str, artifacts: Path, knobs: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        task: str,
+        study: str,
+        artifacts: Path,
+        knobs: Iterable[str] = (),
+        location: str | None = None,
+        origin: str | None = None,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self.uri, self.task, self.study, self.artifacts = uri, task, study, artifacts
+        self._location, self._origin, self._turn = location, origin, turn
         self._opened: Future[Store] = Future()
-        Thread(target=self._open, name="pleach-record", daemon=True).start()
+        self._begin_opening()
         self._tags = {"study": study}
         self._neutral = {f"{p.name}.{k.name}": k.neutral for p in POLICIES.values() for k in p.knobs().values()}
         for name in knobs:
@@ -85,9 +101,14 @@ class Record:
         """The open database.
 
         Raises:
-            StorageError: If it cannot be used.
+            StorageError: If it cannot be used; a server that was not there may be by the next call.
         """
-        return self._opened.result()
+        try:
+            return self._opened.result()
+        except UnreachableError:
+            self._opened = Future()
+            self._begin_opening()
+            raise
 
     @property
     def parent(self) -> str:
@@ -108,11 +129,14 @@ class Record:
             StorageError: If the database cannot be used.
         """
         self._tags |= {"hardware": hardware(), "git.commit": git_commit(Path.cwd())} | dict(tags)
-        self.store.reopen(self.parent)
-        self.store.log(self.parent, tags=self._tags | {"pleach.role": "study", "study.state": "running"})
-        self.store.text(self.parent, study_file_text, "study.toml")
-        if not any(run for run in self.store.children(self.parent) if run.data.tags.get("trial.state") == "baseline"):
-            self._write_baseline(baseline)
+        with self._turn():
+            self.store.reopen(self.parent)
+            self.store.log(self.parent, tags=self._tags | {"pleach.role": "study", "study.state": "running"})
+            self.store.text(self.parent, study_file_text, "study.toml")
+            children = self.store.children(self.parent)
+            known = [run for run in children if run.data.tags.get("trial.state") == "baseline"]
+            if not any(run.info.status == "FINISHED" for run in known):
+                self._write_baseline(baseline, known[0].info.run_id if known else None)
 
     def write(self, result: TrialResult, tags: Mapping[str, str] | None = None) -> None:
         """Write one decided trial: knobs, curves, tags, files. Writing it again only refreshes its tags.
@@ -164,20 +188,32 @@ class Record:
         """The trials whose runs are complete; every other one is to be written."""
         return set(self._written) if self.parent else set()
 
-    def reconcile(self) -> set[int]:
+    def reconcile(self, among: Collection[int] | None = None) -> set[int]:
         """End the runs that a dead driver left running; returns their trials.
 
         A later `write` of such a trial completes the same run.
+
+        Args:
+            among: Trials that no living driver may be writing now; None for all.
         """
         children = self.store.children(self.parent)
         torn = {int(found): run for run in children if (found := _torn(run)) is not None}
+        torn = {number: run for number, run in torn.items() if among is None or number in among}
         for number, run in torn.items():
             self.store.log(run.info.run_id, tags={"trial.state": "interrupted"})
             self.store.end(run.info.run_id, "FAILED")
             self._written.discard(number)
         return set(torn)
 
-    def finish(self, state: str, files: Mapping[str, str], front: Sequence[FrontMember] = ()) -> None:
+    def refresh(self) -> None:
+        """Forget what is known of the runs, and look again: others wrote meanwhile, or an answer was lost."""
+        self._parent = None
+        for known in (self._runs, self._written, self._front, self._steps):
+            known.clear()
+
+    def finish(
+        self, state: str, files: Mapping[str, str], front: Sequence[FrontMember] = (), *, last: bool = True
+    ) -> None:
         """End the study's run, with its files and the networks of its front.
 
         Args:
@@ -185,11 +221,14 @@ class Record:
             files: Texts by name, e.g. ``trials.csv``, ``front.html``.
             front: The front, best first; at most three networks and the champion are kept, the champion registered
                 as ``<task>-<study>`` with the alias ``champion``.
+            last: Whether no other driver works on the study; otherwise its run goes on.
         """
         parent = self.parent
+        front = [member for member in front if member.number in self._runs]  # the others' drivers are about to write
         self._mark_front({member.number for member in front})
-        for name, text in files.items():
-            self.store.text(parent, text, name)
+        if last:
+            for name, text in files.items():
+                self.store.text(parent, text, name)
         for member in front:
             for name, text in member.files.items():
                 self.store.text(self._runs[member.number], text, name)
@@ -197,8 +236,9 @@ class Record:
         kept.sort(key=lambda pair: not pair[0].champion)
         for member, network in kept[: MODELS_KEPT + 1]:
             self._keep_model(member, network)
-        self.store.log(parent, tags={"study.state": state})
-        self.store.end(parent, "FAILED" if state == "failed" else "FINISHED")
+        if last:
+            self.store.log(parent, tags={"study.state": state})
+            self.store.end(parent, "FAILED" if state == "failed" else "FINISHED")
 
     def ablation(self, trial: int, rows: Sequence[Mapping[str, Any]], files: Mapping[str, str]) -> None:
         """Write what each policy of a trial's profile is worth: a run per variant, the table with the study's run.
@@ -234,18 +274,21 @@ class Record:
         for name, text in files.items():
             self.store.text(self.parent, text, f"ablations/{trial}/{name}")
 
-    def _open(self) -> None:
+    def _begin_opening(self) -> None:
+        Thread(target=self._open, args=(self._opened,), name="pleach-record", daemon=True).start()
+
+    def _open(self, opened: Future[Store]) -> None:
         try:
             from search.record.store import Store  # takes a second to import: here it does so in the background
 
-            self._opened.set_result(Store(self.uri, self.task, self.artifacts))
+            opened.set_result(Store(self.uri, self.task, self.artifacts, self._location))
         except BaseException as error:
             # Whoever needs the database first raises it.
-            self._opened.set_exception(error)
+            opened.set_exception(error)
 
     def _attach(self) -> str:
         """Find this study's parent run and what is written under it, or create it."""
-        origin = {} if self.uri.startswith("sqlite") else {"study.home": _home_id(self.artifacts)}
+        origin = {} if self.uri.startswith("sqlite") else {"study.home": self._origin or _home_id(self.artifacts)}
         tags = {"pleach.role": "study", "study": self.study} | origin
         found = self.store.find(tags)
         if not found:
@@ -263,10 +306,10 @@ class Record:
                 self._front.add(int(number))
         return parent
 
-    def _write_baseline(self, baseline: Mapping[str, float]) -> None:
-        now = _now()
+    def _write_baseline(self, baseline: Mapping[str, float], run: str | None) -> None:
         tags = self._tags | {"trial.state": "baseline", "pareto": "false"}
-        run = self.store.create("baseline", tags, parent=self.parent, start=now)
+        run = run or self.store.create("baseline", tags, parent=self.parent, start=_now())
+        now = self.store.started(run)
         points = [(metric_name(name), 0, value, now) for name, value in baseline.items()]
         points += [(f"final/{name}", 0, value, now) for name, value in baseline.items()]
         self.store.log(run, points=points, params=params_of(self._neutral))

@@ -9,8 +9,8 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -21,6 +21,7 @@ for _name, _value in {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # who is gone is asked again by the writer, which says so
     "GIT_PYTHON_REFRESH": "quiet",
 }.items():
     os.environ.setdefault(_name, _value)
@@ -31,13 +32,17 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
+from search.database import explained, is_shared, opened, translated, turn, without_password  # noqa: E402
 from search.record.entries import Point  # noqa: E402
 from search.record.moved import follow  # noqa: E402
-from spaces.errors import PleachError, StorageError  # noqa: E402
+from spaces.errors import PleachError, StorageError, UnreachableError  # noqa: E402
 
 # Set here and not by the caller: MLflow's own set-up runs at import and resets its loggers.
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+# What a database says is said once, by us, without a page of tracebacks.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 #: MLflow's limits on one call.
 METRICS_A_BATCH, PARAMS_A_BATCH, TAGS_A_BATCH = 1000, 100, 100
@@ -53,12 +58,13 @@ class Store:
         uri: ``sqlite:////path/mlflow.db``, ``postgresql+psycopg://...`` or ``http://server:5000``.
         experiment: Name of the experiment; created where it does not exist.
         artifacts: Where the files of a database without a server go; a server keeps its own.
+        location: Where a new experiment's files go instead, as a URI.
 
     Raises:
         StorageError: If the database or the server cannot be used.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
+    def __init__(self, uri: str, experiment: str, artifacts: Path, location: str | None = None) -> None:
         self.uri = uri
         self.served = uri.startswith(("http://", "https://"))
         with self._opening(artifacts), self.translated():
@@ -67,8 +73,8 @@ class Store:
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(experiment)
             if found is None:
-                location = None if self.served else artifacts.resolve().as_uri()
-                self.experiment: str = self.client.create_experiment(experiment, artifact_location=location)
+                place = location or (None if self.served else artifacts.resolve().as_uri())
+                self.experiment: str = self.client.create_experiment(experiment, artifact_location=place)
             else:
                 if found.lifecycle_stage != "active":
                     self.client.restore_experiment(found.experiment_id)
@@ -153,6 +159,8 @@ class Store:
         """One process at a time creates the tables; a second would find them half migrated."""
         try:
             artifacts.mkdir(parents=True, exist_ok=True)
+            if is_shared(self.uri):
+                return _opening_together(self.uri)
             return nullcontext() if self.served else _Locked(artifacts / ".opening")
         except OSError as error:
             raise StorageError(
@@ -170,6 +178,18 @@ def _create_whole(uri: str) -> None:
         fresh.replace(database)
 
 
+@contextmanager
+def _opening_together(uri: str) -> Iterator[None]:
+    """The same over all machines; and a server that is gone is told at once, where MLflow tries for two minutes."""
+    with translated(uri, "storage.mlflow"):
+        engine = opened(uri)
+        try:
+            with turn(engine, "mlflow"):
+                yield
+        finally:
+            engine.dispose()
+
+
 class _Translated:
     """Turns what MLflow and its database raise into one line that says what to do."""
 
@@ -185,11 +205,19 @@ class _Translated:
         if isinstance(error, MlflowException | SQLAlchemyError | sqlite3.Error | OSError) and not isinstance(
             error, PleachError
         ):
+            if is_shared(self.uri) and isinstance(error.__cause__ or error, SQLAlchemyError):
+                raise explained(self.uri, error, "storage.mlflow") from error
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise StorageError(
+            kind_ = UnreachableError if self.uri.startswith("http") and _may_pass(error) else StorageError
+            raise kind_(
                 f"MLflow at {without_password(self.uri)} must be usable, but is not ({lines[0][:300]}): "
                 "check storage.mlflow and that the folder or server can be written to"
             ) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a server may take the same later: it did not answer, or had a fault of its own."""
+    return not isinstance(error, MlflowException) or int(error.get_http_status_code()) >= 500  # type: ignore[no-untyped-call]
 
 
 class _Locked:
@@ -203,14 +231,6 @@ class _Locked:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def without_password(uri: str) -> str:
-    """The URI as it may be shown: ``postgresql://user:***@host/db``."""
-    scheme, slashes, rest = uri.partition("://")
-    login, at, host = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
-    return f"{scheme}{slashes}{user}{':***' if colon else ''}{at}{host}"
 
 
 def _quoted(value: str) -> str:

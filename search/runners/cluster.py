@@ -111,6 +111,8 @@ def fits(share: Share, node: Mapping[str, float]) -> bool:
 
 
 def _init(where: str, **options: Any) -> None:
+    # What a dying node says fills a screen of standard output, where only results belong; the study's log has it short.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:

@@ -21,6 +21,8 @@ from search.runners.runner import Director
 
 #: A trial whose worker dies is taken up again so often without having come further, from its last checkpoint.
 RETRIES = 2
+#: Seconds for which a worker that does not even come up is tried again.
+PATIENCE = 60.0
 
 
 class Desk:
@@ -37,11 +39,13 @@ class Desk:
         self.reasons: dict[str, str] = {}
         self.at_work: set[str] = set()
         self.furthest: dict[str, int] = {}
+        self.waiting: dict[str, float] = {}
 
     def close(self, trial_id: str) -> TrialRequest | None:
         self.reasons.pop(trial_id, None)
         self.trials.pop(trial_id, None)
         self.furthest.pop(trial_id, None)
+        self.waiting.pop(trial_id, None)
         self.at_work.discard(trial_id)
         return self.open.pop(trial_id, None)
 
@@ -58,6 +62,19 @@ class Desk:
         if iteration > self.furthest.get(trial.trial_id, 0):
             self.furthest[trial.trial_id] = iteration
             trial.max_failures = trial.num_failures + RETRIES
+
+    def lost_worker(self, trial: Trial) -> None:
+        """Note why; a worker that never came up, on a node that is about to be found dead, was no try."""
+        name, now = trial.trial_id, time.monotonic()
+        self.reasons[name] = _why(trial)
+        if name not in self.at_work and now - self.waiting.setdefault(name, now) < PATIENCE:
+            trial.max_failures = max(trial.max_failures, trial.num_failures + 1)
+        self.at_work.discard(name)
+
+    def begun(self, trial_id: str) -> None:
+        """A worker is up."""
+        self.at_work.add(trial_id)
+        self.waiting.pop(trial_id, None)
 
     def waits_in_vain(self) -> bool:
         """Whether nothing runs of what is open, because no node has room for it."""
@@ -141,9 +158,7 @@ class Judge(FIFOScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: object, trial: Trial) -> None:
-        error = trial.get_error()
-        self._desk.at_work.discard(trial.trial_id)
-        self._desk.reasons[trial.trial_id] = f"its worker died ({first_line(error)})" if error else "its worker died"
+        self._desk.lost_worker(trial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -158,7 +173,7 @@ class Starts(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         request = self._desk.open.get(trial.trial_id)
         if request is not None:
-            self._desk.at_work.add(trial.trial_id)
+            self._desk.begun(trial.trial_id)
             with self._desk.minding() as director:
                 director.begun(request)
 
@@ -198,8 +213,14 @@ class Halt(Stopper):
         return {}
 
 
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _why(trial: Trial) -> str:
+    """What Ray says of a worker's death, in short."""
+    try:
+        text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "its worker died"
+    lines = [line.strip() for line in text.rpartition("Failure #")[2].splitlines()[1:] if line.strip()]
+    return f"its worker died ({lines[0]})" if lines else "its worker died"
 
 
 def last_line(error: BaseException) -> str:

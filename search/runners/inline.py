@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 
 from objectives.task import Task
 from search.result import Report, TrialRequest
 from search.runners.runner import Director, Work
+
+#: Seconds until a director that has nothing to do now is asked again: other drivers of its study are at work.
+PAUSE = 0.05
 
 
 class InlineRunner:
@@ -27,8 +31,14 @@ class InlineRunner:
 
     def run(self, work: Work, director: Director) -> None:
         """Run trials until none is left or the director halts; a timeout is looked at between iterations."""
-        while not director.halted and (request := director.propose()) is not None:
-            self._run(work, director, request)
+        while not director.halted:
+            request = director.propose()
+            if request is not None:
+                self._run(work, director, request)
+            elif director.done:
+                return
+            else:
+                time.sleep(PAUSE)
 
     def _run(self, work: Work, director: Director, request: TrialRequest) -> None:
         director.begun(request)
