@@ -9,9 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +18,13 @@ from torch import Tensor, nn
 from objectives.task import Task
 from search.artifact.card import card
 from search.artifact.described import described
-from search.artifact.manifest import MANIFEST, read_manifest, verified, write_manifest
+from search.artifact.manifest import read_manifest, verified, write_manifest
 from search.artifact.network import ARCHITECTURE, WEIGHTS, assembled, read_network, save_network
 from search.artifact.parity import compared, outputs_in_fresh_process, outputs_of
+from search.artifact.place import draft
 from search.formats.written import NOTES, write_formats
 from search.machine import hardware
 from search.result import TaskReference
-from spaces.errors import ExportError, StorageError
 from spaces.ledger import Ledger
 from spaces.profile import CompressionProfile
 from spaces.search_policy import SearchPolicy
@@ -81,13 +78,7 @@ def export(
         StorageError: If the folder cannot be written.
     """
     out = Path(out).absolute()
-    _check_place(out, overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise StorageError(f"{out} cannot be written ({error.strerror}): choose a folder that can") from error
-    try:
+    with draft(out, overwrite=overwrite) as folder:
         stored = save_network(folder, network, example_inputs, weights=WEIGHTS)
         rebuild = stored.get("rebuild")
         _write_json(folder / "profile.json", profile.to_dict())
@@ -111,15 +102,6 @@ def export(
         text = card(title or out.name, profile, figures, ledger, parity, rebuild, tuple(sorted(names)), execution)
         (folder / "README.md").write_text(text, encoding="utf-8")
         write_manifest(folder, rebuild, {name: note for name, note in NOTES.items() if name in made.contents})
-        _settle(folder, out)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"{out} cannot be written ({error.strerror or error}): make room or choose a folder"
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return out
 
 
@@ -149,48 +131,6 @@ def _parity(
     # No other process has the network's class: what can be checked is that the files hold its weights.
     twin = load(folder, copy.deepcopy(network))
     return {**compared(expected, outputs_of(twin, inputs)), "process": "the same process"}
-
-
-def _check_place(out: Path, overwrite: bool) -> None:
-    if not out.exists() and not out.is_symlink():
-        return
-    if out.is_symlink() or not out.is_dir():
-        raise ExportError(f"an export is a folder, but {out} is something else: choose another name")
-    present = {path.name for path in out.iterdir()}
-    if not present:
-        return
-    if not overwrite:
-        raise ExportError(f"an export needs a new folder, but {out} is not empty: choose another or ask for overwrite")
-    try:
-        ours = {MANIFEST, *read_manifest(out).files}
-    except ExportError as error:
-        raise ExportError(f"only an earlier export may be overwritten, and {out} is none ({error})") from error
-    foreign = sorted(present - ours)
-    if foreign:
-        raise ExportError(
-            f"only an earlier export may be overwritten, but {out} holds {foreign[0]}: choose another folder"
-        )
-
-
-def _settle(folder: Path, out: Path) -> None:
-    """Move the whole folder to its name; an earlier one gives way at the last moment."""
-    for path in folder.iterdir():
-        path.chmod(0o644)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    folder.chmod(0o755)
-    earlier = None
-    if out.exists():
-        earlier = out.with_name(f"{folder.name}.earlier")
-        out.rename(earlier)
-    try:
-        folder.rename(out)
-    except OSError:
-        if earlier is not None:
-            earlier.rename(out)
-        raise
-    if earlier is not None:
-        shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
