@@ -49,7 +49,10 @@ class Books:
         """
         for number, path in folder.results().items():
             if number not in self.results:
-                self.add(read_result(path))
+                result = read_result(path)
+                if result.number != number:
+                    raise StorageError(f"{path} is of trial {result.number}: restore it from a copy, or move it away")
+                self.add(result)
 
     def judge(self, result: TrialResult) -> TrialResult:
         """The result with its violations of the constraints; failed where an objective is missing or not finite."""

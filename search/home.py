@@ -201,7 +201,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path} cannot be read ({error}): restore it from a copy, or move it away") from None
     if not isinstance(data, dict):
         raise StorageError(f"{path} must hold a JSON object, but does not: restore it from a copy, or move it away")

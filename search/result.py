@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from spaces import reading
+from spaces.errors import shown
 from spaces.ledger import Ledger
 from spaces.profile import CompressionProfile
 
@@ -79,12 +81,19 @@ class TrialRequest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialRequest:
+        data = reading.table(data, "request")
+        budget = reading.table(data["budget"], "budget")
+        precision = budget.get("precision")
         return cls(
-            number=data["number"],
-            key=data["key"],
+            number=reading.whole(data["number"], "number"),
+            key=reading.text(data["key"], "key"),
             profile=CompressionProfile.from_dict(data["profile"]),
-            seed=data["seed"],
-            budget=Budget(**data["budget"]),
+            seed=reading.whole(data["seed"], "seed"),
+            budget=Budget(
+                reading.number(budget["epochs"], "epochs"),
+                reading.count(budget["iterations"], "iterations"),
+                None if precision is None else reading.text(precision, "precision"),
+            ),
         )
 
 
@@ -109,7 +118,13 @@ class Report:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
-        return cls(data["iteration"], data["of"], dict(data["scores"]), dict(data["metrics"]))
+        data = reading.table(data, "a report")
+        return cls(
+            reading.count(data["iteration"], "iteration"),
+            reading.count(data["of"], "of"),
+            reading.numbers(data["scores"], "scores"),
+            reading.numbers(data["metrics"], "metrics"),
+        )
 
 
 @dataclass(frozen=True)
@@ -173,16 +188,26 @@ class TrialResult:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialResult:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: If it is something else.
+            KeyError: If something is missing.
+        """
+        data = reading.table(data, "a result")
+        if data["state"] not in get_args(State):
+            raise ValueError(f"state must be one of {', '.join(get_args(State))}, but is {shown(data['state'])}")
+        layers = [reading.table(row, "a layer") for row in reading.rows(data["layers"], "layers")]
         return cls(
             request=TrialRequest.from_dict(data["request"]),
             state=data["state"],
-            scores=dict(data["scores"]),
-            metrics=dict(data["metrics"]),
-            reports=tuple(Report.from_dict(report) for report in data["reports"]),
+            scores=reading.numbers(data["scores"], "scores"),
+            metrics=reading.numbers(data["metrics"], "metrics"),
+            reports=tuple(Report.from_dict(report) for report in reading.rows(data["reports"], "reports")),
             ledger=Ledger.from_dict(data["ledger"]),
-            layers=tuple(data["layers"]),
-            constraints=dict(data["constraints"]),
-            seconds=data["seconds"],
-            reason=data["reason"],
-            cached=data["cached"],
+            layers=tuple(dict(row) for row in layers),
+            constraints=reading.numbers(data["constraints"], "constraints"),
+            seconds=reading.number(data["seconds"], "seconds"),
+            reason=reading.text(data["reason"], "reason"),
+            cached=None if data["cached"] is None else reading.whole(data["cached"], "cached"),
         )

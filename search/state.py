@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from search.database import censored
 from search.home import StudyFolder, driver, read_json, write_json
+from spaces import reading
+from spaces.errors import StorageError, shown
 
 SCHEMA = 1
 #: ``stopped`` was asked for; ``interrupted`` is a driver that died.
@@ -58,8 +61,35 @@ class State:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> State:
-        """Read what :meth:`to_dict` wrote; what a later version added is left alone."""
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+        """Read what :meth:`to_dict` wrote; what a later version added is left alone.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        found = {name: _value(name, data[name]) for name in cls.__dataclass_fields__ if name in data}
+        return cls(**found)
+
+
+def _value(name: str, value: object) -> Any:
+    """A field's value, if it can be that."""
+    if name in ("judged", "baseline"):
+        return reading.texts(value, name) if name == "judged" else _finite(reading.numbers(value, name))
+    if name == "seconds":
+        return max(0.0, _finite({name: reading.number(value, name)})[name])
+    if name == "interrupted":
+        return reading.count(value, name)
+    if name in ("ray", "origin") and value is None:
+        return None
+    if name == "phase" and value not in get_args(Phase):
+        raise ValueError(f"phase must be one of {', '.join(get_args(Phase))}, but is {shown(value)}")
+    return reading.text(value, name)
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float]:
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, but is {value}")
+    return numbers
 
 
 def read_state(folder: StudyFolder) -> State:
@@ -70,7 +100,13 @@ def read_state(folder: StudyFolder) -> State:
     """
     if not folder.state.exists():
         return State()
-    state = State.from_dict(read_json(folder.state))
+    data = read_json(folder.state)
+    try:
+        state = State.from_dict(data)
+    except ValueError as error:
+        raise StorageError(
+            f"{folder.state} is no state of a study ({error}): restore it from a copy, or move it away"
+        ) from None
     if state.phase == "running" and driver(folder) is None:
         return replace(state, phase="interrupted", reason="its driver ended without a word: run it again to go on")
     return state

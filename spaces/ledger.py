@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from spaces import reading
+
 #: Reasons that describe bookkeeping rather than a policy's decision; they do not enter the plasticity ratio.
 OUTSIDE_RATIO = frozenset({"zero"})
 
@@ -77,9 +79,32 @@ class Ledger:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Ledger:
-        """Read what :meth:`to_dict` wrote."""
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: If it is something else.
+            KeyError: If something is missing.
+        """
+        data = reading.table(data, "ledger")
+        start = reading.table(data["active_at_start"], "active_at_start")
+        receipts = reading.table(data["receipts"], "receipts")
         return cls(
-            events=tuple(Event(*row) for row in data["events"]),
-            active_at_start=dict(data["active_at_start"]),
-            receipts={policy: dict(values) for policy, values in data["receipts"].items()},
+            events=tuple(_event(row) for row in reading.rows(data["events"], "events")),
+            active_at_start={layer: reading.count(n, f"active_at_start.{layer}") for layer, n in start.items()},
+            receipts={policy: reading.numbers(values, f"receipts.{policy}") for policy, values in receipts.items()},
         )
+
+
+def _event(row: object) -> Event:
+    values = reading.rows(row, "an event")
+    if len(values) != 6:
+        raise ValueError(f"an event must have 6 values, but has {len(values)}")
+    iteration, layer, policy, reason, created, pruned = values
+    return Event(
+        reading.count(iteration, "iteration"),
+        reading.text(layer, "layer"),
+        reading.text(policy, "policy"),
+        reading.text(reason, "reason"),
+        reading.count(created, "created"),
+        reading.count(pruned, "pruned"),
+    )

@@ -20,10 +20,10 @@ SECONDS, BYTES = 20.0, 4 * 2**30
 LONGEST = 1500
 
 
-def accepted(work: Callable[[], T], refusal: type[PleachError] = PleachError) -> T | None:
+def accepted(work: Callable[[], T], refusal: type[PleachError] = PleachError, seconds: float = SECONDS) -> T | None:
     """What `work` gives, or None where it refuses as the law says; anything else that it raises is a finding."""
     try:
-        with bounded():
+        with bounded(seconds):
             return work()
     except refusal as error:
         said = str(error)
