@@ -220,7 +220,10 @@ def _why(trial: Trial) -> str:
     except OSError:
         return "its worker died"
     lines = [line.strip() for line in text.rpartition("Failure #")[2].splitlines()[1:] if line.strip()]
-    return f"its worker died ({lines[0]})" if lines else "its worker died"
+    if not lines:
+        return "its worker died"
+    # An error from within a worker is a traceback, of which the last line says what it was; a death says so at once.
+    return f"its worker died ({lines[-1] if 'ray::' in lines[0] else lines[0]})"
 
 
 def last_line(error: BaseException) -> str:
