@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from objectives.loading import task_hash
 from search.register import Agreement, Register
+from search.share import entries_in
 from search.state import State
 from search.study_file import StudyFile
 from search.study_tables import seconds
@@ -42,7 +43,7 @@ def joined(study: Study, state: State, url: str) -> tuple[Register, Agreement]:
         own = Agreement(
             state.identity, shared_text(study.file), _made_of(study.file), judged=dict(study.file.constraints)
         )
-        agreed = register.join(own)
+        agreed = register.join(own, entries_in(study.folder))
         _check(study, state, own, agreed)
     except BaseException:
         register.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import uuid
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from search.searcher import Searcher
 from search.share import Alone, Mirror, Share
 from search.shared_searcher import SharedSearcher
 from search.state import State, read_state, write_state
-from search.surroundings import home_for_tasks, listening, logged
+from search.surroundings import home_for_tasks, listening, logged, recording
 from search.trial import run_trial
 from search.writer import Writer
 from spaces.errors import PleachError, StudyError
@@ -64,9 +65,12 @@ def launch(study: Study, progress: Progress, trial: RunTrial = run_trial) -> Non
         except BaseException as error:
             run.break_off()
             reason = str(error) if isinstance(error, PleachError) else f"{type(error).__name__}: {error}"
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else reason
             with contextlib.suppress(PleachError):
                 run.keep(phase="interrupted", reason=" ".join(reason.split()))
             raise
+        finally:
+            run.close()
 
 
 def same_task(study: Study, state: State) -> str:
@@ -156,6 +160,7 @@ class _Run:
     register: Register | None = None
     agreed: Agreement | None = None
     share: Share = field(default_factory=Alone)
+    searcher: Searcher | None = None
 
     def go_on(self) -> None:
         study, file, folder = self.study, self.study.file, self.study.folder
@@ -167,7 +172,7 @@ class _Run:
         work = self._with_baseline(work, task)
         books = Books(file.directions, file.criteria, self.state.baseline)
         books.read(folder)
-        searcher = self._searcher(books)
+        self.searcher = searcher = self._searcher(books)
         writer = self._writer(recorder)
         tags = {"data.hash": self.state.task_hash[:16]}
         writer.open(self.state.baseline, tags, censored(file.text), books.results.values())
@@ -187,7 +192,8 @@ class _Run:
         try:
             if not driver.done:
                 # Again once the runner is up, because Ray sets a handler of its own.
-                with listening(driver), self._runner(task) as runner, listening(driver):
+                heard = functools.partial(listening, driver, self.progress.noticed)
+                with heard(), self._runner(task) as runner, heard():
                     runner.run(work, driver)
         except BaseException:
             writer.abandon()
@@ -199,7 +205,8 @@ class _Run:
             seconds=driver.seconds,
             interrupted=searcher.interrupted,
         )
-        self._finish(books, searcher, task, writer)
+        with recording(self.progress.noticed):
+            self._finish(books, searcher, task, writer)
 
     def _join(self) -> None:
         """Where the study is in a shared database: be one of its drivers, and have here what is decided there."""
@@ -230,6 +237,12 @@ class _Run:
             self.register.patience.seconds = 0.0
             with contextlib.suppress(PleachError):
                 self.register.leave()
+
+    def close(self) -> None:
+        """Give back connections."""
+        if self.searcher is not None:
+            self.searcher.close()
+        if self.register is not None:
             self.register.close()
 
     def _finish(self, books: Books, searcher: Searcher, task: Task, writer: Writer) -> None:
@@ -247,7 +260,6 @@ class _Run:
         )
         if self.register is not None:
             self.register.leave()
-            self.register.close()
         self.progress.finished(summary)
 
     def _all(self, books: Books) -> list[TrialResult]:

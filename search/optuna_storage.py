@@ -42,6 +42,14 @@ def open_storage(place: Place) -> BaseStorage:
         ) from None
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Give back the connections of a database."""
+    backend = getattr(storage, "_backend", None)
+    if isinstance(backend, RDBStorage):
+        backend.remove_session()
+        backend.engine.dispose()
+
+
 @contextlib.contextmanager
 def stored(place: Place) -> Iterator[None]:
     """What Optuna and its database raise inside becomes a StorageError of one line.

@@ -60,6 +60,14 @@ ALIVE = """select driver from pleach_drivers where study = :study and (
     or (beat > '-infinity' and pg_postmaster_start_time() > clock_timestamp() - make_interval(secs => grace)))"""
 LEFT_ALONE = f"(driver is null or (driver <> :me and driver not in ({ALIVE})))"
 
+#: A result of what is held, and one that lies in a home from an earlier run.
+DECIDE = """update pleach_claims set result = :text, turn = :turn
+    where study = :study and key = :key and driver = :me and result is null"""
+ENTER = """insert into pleach_claims (study, key, number, driver, turn, result)
+    values (:study, :key, :number, :me, :turn, :text)
+    on conflict (study, key) do update set result = :text, turn = :turn
+    where pleach_claims.driver = :me and pleach_claims.result is null"""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -123,20 +131,23 @@ class Register:
 
     # -- who drives -------------------------------------------------------------------------------------------------
 
-    def join(self, own: Agreement) -> Agreement:
-        """Be one of the study's drivers from now on, and learn what was agreed before; else `own` is agreed.
+    def join(self, own: Agreement, entries: Collection[Entry] = ()) -> Agreement:
+        """Be one of the study's drivers from now on, and learn what was agreed before.
 
-        Where a living driver of this one's name is at another place, this home is a copy of that one's: it drives under
-        another name then.
+        Who comes first, whose word is `own`, brings along what is decided already; nobody sees the one without the
+        other. Where a living driver of this one's name is at another place, this home is a copy of that one's: it
+        drives under another name then.
         """
 
         def work(connection: Connection) -> str:
             METADATA.create_all(connection)
-            self._one(
+            begun = self._one(
                 connection,
                 "insert into pleach_studies (study, agreement) values (:study, :own) on conflict do nothing",
                 own=json.dumps(asdict(own)),
             )
+            for entry in entries if begun.rowcount else ():
+                self._entered(connection, ENTER, entry)
             if self._one(connection, f"{ALIVE} and driver = :me and place <> :place").first() is not None:
                 self.driver = self._names["me"] = uuid.uuid4().hex
             self._beat(connection)
@@ -185,6 +196,8 @@ class Register:
     def close(self) -> None:
         """End without a word, as far as the others can tell: they find out by themselves."""
         self._ended.set()
+        if self._beating.is_alive():
+            self._beating.join(1.0)
         self._engine.dispose()
 
     def _beats(self) -> None:
@@ -271,29 +284,20 @@ class Register:
         Returns:
             How many trials are decided with it; None where the claim is another driver's by now, which is heard.
         """
-        change = (
-            "update pleach_claims set result = :result, turn = :turn "
-            "where study = :study and key = :key and driver = :me and result is null"
-        )
-        return self._in_turn(lambda c: self._entered(c, change, key, result))
+        return self._in_turn(lambda c: self._entered(c, DECIDE, Entry(key, None, result)))
 
-    def enter(self, number: int, key: str, result: str) -> bool:
+    def enter(self, entry: Entry) -> bool:
         """Enter a result that lies in this home from an earlier run; False where another driver's is in the way."""
-        change = """insert into pleach_claims (study, key, number, driver, turn, result)
-            values (:study, :key, :number, :me, :turn, :result)
-            on conflict (study, key) do update set result = :result, turn = :turn
-            where pleach_claims.driver = :me and pleach_claims.result is null"""
-        number_or_none = number if key == str(number) else None
-        return self._in_turn(lambda c: self._entered(c, change, key, result, number=number_or_none)) is not None
+        return self._in_turn(lambda c: self._entered(c, ENTER, entry)) is not None
 
-    def _entered(self, connection: Connection, change: str, key: str, result: str, **more: object) -> int | None:
+    def _entered(self, connection: Connection, change: str, entry: Entry) -> int | None:
         last = self._one(
             connection, "select coalesce(max(turn), 0) from pleach_claims where study = :study"
         ).scalar_one()
-        if self._one(connection, change, key=key, result=result, turn=last + 1, **more).rowcount == 0:
-            query = "select result from pleach_claims where study = :study and key = :key"
+        if self._one(connection, change, **asdict(entry), turn=last + 1).rowcount == 0:
+            query = "select result from pleach_claims where study = :study and key = :key and driver = :me"
             # The same text: it was entered before, and only the answer was lost.
-            if self._one(connection, query, key=key).scalar() != result:
+            if self._one(connection, query, key=entry.key).scalar() != entry.text:
                 return None
         count = "select count(result) from pleach_claims where study = :study and number is not null"
         return int(self._one(connection, count).scalar_one())

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from objectives.objective import Direction
 from search.database import without_password
 from search.grid import grid
-from search.optuna_storage import open_storage, stored
+from search.optuna_storage import close_storage, open_storage, stored
 from search.result import TrialResult
 from spaces.errors import StudyError
 from spaces.profile import CompressionProfile
@@ -184,20 +184,27 @@ class Searcher:
         Raises:
             StorageError: If the storage cannot be used.
         """
-        self._decided = len(results)
         with self._stored():
-            for number in range(len(self._study.get_trials(deepcopy=False)), max(results, default=-1) + 1):
-                self._study.add_trial(self._finished(results.get(number)))
-            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if trial.number in results:
-                    self._tell(Trial(self._study, trial._trial_id), results[trial.number], trial.constraints)
-            self._cut_off = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            self._bring(results)
+
+    def _bring(self, results: Mapping[int, TrialResult]) -> None:
+        self._decided = len(results)
+        for number in range(len(self._study.get_trials(deepcopy=False)), max(results, default=-1) + 1):
+            self._study.add_trial(self._finished(results.get(number)))
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number in results:
+                self._tell(Trial(self._study, trial._trial_id), results[trial.number], trial.constraints)
+        self._cut_off = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def let_go(self) -> None:
         """Everything that was proposed and not told is cut off: the run is over."""
         with self._stored():
             self._running.clear()
             self._cut_off = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def close(self) -> None:
+        """Give back what the storage holds open; nothing can be asked any more."""
+        close_storage(self._storage)
 
     def judge_again(self, results: Mapping[int, TrialResult]) -> None:
         """Tell every decided trial anew, as other constraints judge it: a trial that was told cannot be changed.
@@ -214,7 +221,7 @@ class Searcher:
             for trial in before:
                 decided = results.get(trial.number)
                 self._study.add_trial(self._finished(decided, trial.user_attrs) if decided else trial)
-        self.recover(results)
+            self._bring(results)
 
     def _finished(self, result: TrialResult | None, notes: Mapping[str, Any] | None = None) -> FrozenTrial:
         """A decided trial as the storage holds it; a failed one where its number is all that is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from search.books import result_text
@@ -60,13 +61,8 @@ class Mirror:
         Raises:
             StorageError: If the database cannot be used, or a file cannot be read or written.
         """
-        own = {str(number): path for number, path in self._folder.results().items()}
-        own |= {path.stem: path for path in self._folder.confirmations()}
-        try:
-            texts = {key: path.read_text(encoding="utf-8") for key, path in own.items()}
-        except (OSError, UnicodeDecodeError) as error:
-            raise StorageError(f"{self._folder.root}/results cannot be read ({error}): restore it") from None
-        sums = {key: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for key, text in texts.items()}
+        own = {entry.key: entry for entry in entries_in(self._folder)}
+        sums = {key: hashlib.md5(entry.text.encode(), usedforsecurity=False).hexdigest() for key, entry in own.items()}
         entered: set[str] = set()
 
         def known(key: str, md5: str) -> bool:
@@ -74,9 +70,9 @@ class Mirror:
             return sums.get(key) == md5
 
         self._heard, entries = self._register.news(0, known)
-        for key, content in texts.items():
-            if key not in entered and not self._register.enter(_number(key), key, content):
-                own[key].unlink()  # cut off before it was entered, and taken up elsewhere: that one counts
+        for key, entry in own.items():
+            if key not in entered and not self._register.enter(entry):
+                self._path(entry).unlink()  # cut off before it was entered, and taken up elsewhere: that one counts
         for entry in entries:
             self._write(entry)
 
@@ -97,10 +93,20 @@ class Mirror:
         return self._register.decide(result.request.key, result_text(result)) is not None
 
     def _write(self, entry: Entry) -> None:
-        path = self._folder.confirmation(entry.key) if entry.number is None else self._folder.result(entry.number)
-        write_text(path, entry.text)
+        write_text(self._path(entry), entry.text)
+
+    def _path(self, entry: Entry) -> Path:
+        return self._folder.confirmation(entry.key) if entry.number is None else self._folder.result(entry.number)
 
 
-def _number(key: str) -> int:
-    """The trial's number that a key begins with: ``12`` or ``00012-seed-3``."""
-    return int(key.partition("-")[0])
+def entries_in(folder: StudyFolder) -> list[Entry]:
+    """What is decided in a home, by number.
+
+    Raises:
+        StorageError: If a file cannot be read.
+    """
+    try:
+        trials = [Entry(str(n), n, path.read_text(encoding="utf-8")) for n, path in folder.results().items()]
+        return trials + [Entry(path.stem, None, path.read_text(encoding="utf-8")) for path in folder.confirmations()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{folder.root / 'results'} cannot be read ({error}): restore it from a copy") from None

@@ -86,7 +86,10 @@ class SharedSearcher(Searcher):
                     return None
                 self._study.enqueue_trial(self._grid[len(known)])
                 return len(known)
-            return int(self._storage.get_trial(self._storage.create_new_trial(self._study._study_id)).number)
+            number = -1
+            while number in {-1, *claimed}:  # more than one only where Optuna's tables are older than the register's
+                number = self._storage.get_trial(self._storage.create_new_trial(self._study._study_id)).number
+            return number
 
     def _proposal(self, number: int, *, again: bool) -> Proposal:
         with self._stored():
@@ -119,7 +122,7 @@ class SharedSearcher(Searcher):
     def _told(self, trial: Trial, result: TrialResult) -> None:
         # Another driver may have found the entry, and told it meanwhile.
         with self._stored(), contextlib.suppress(UpdateFinishedTrialError):
-            self._tell(trial, result)
+            self._tell(trial, result, self._storage.get_trial(trial._trial_id).constraints)
 
     def enqueue(self, profiles: Iterable[CompressionProfile]) -> None:
         """Try these next, where the study has no trial yet."""
@@ -139,16 +142,16 @@ class SharedSearcher(Searcher):
 
         def once() -> None:
             with self._register.turn("optuna"):
-                self._settle(results)
+                super(SharedSearcher, self).recover(results)
 
         self._patiently(once)
 
-    def _settle(self, results: Mapping[int, TrialResult]) -> None:
-        try:
-            super().recover(results)
-        except UpdateFinishedTrialError:
-            super().recover(results)  # its own driver was quicker
-        self._cut_off = []  # others' trials run as well: what is cut off, the register knows
+    def _bring(self, results: Mapping[int, TrialResult]) -> None:
+        """Leave to living drivers what they are about to tell; and what is cut off, the register knows."""
+        mine = self._register.mine()
+        known = len(self._study.get_trials(deepcopy=False))
+        super()._bring({number: result for number, result in results.items() if number >= known or number in mine})
+        self._cut_off = []
 
     def judge_again(self, results: Mapping[int, TrialResult]) -> None:
         """Tell every decided trial anew.

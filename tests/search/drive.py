@@ -1,6 +1,7 @@
 """Runs a study in a process of its own that tests may kill: ``python -m tests.search.drive HOME 'STUDY AS JSON'``.
 
-With ``PLEACH_TRIAL=real`` its trials really train; otherwise they take no time.
+With ``PLEACH_TRIAL=real`` its trials really train; otherwise they take no time. With ``PLEACH_RECORD=none`` nothing is
+recorded in MLflow, which would take most of the time.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from search import launch
 from search.study import Study
 from search.trial import run_trial
 from tests.search.quick import quick_trial
@@ -66,8 +68,17 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+class Nothing:
+    """A recorder that does not record."""
+
+    def __getattr__(self, name: str) -> Callable[..., set[int]]:
+        return lambda *_, **__: set()
+
+
 def main() -> None:
     home, data = sys.argv[1:]
+    if os.environ.get("PLEACH_RECORD") == "none":
+        vars(launch)["record_of"] = lambda *_: Nothing()
     trial = run_trial if os.environ.get("PLEACH_TRIAL") == "real" else quick_trial
     print(json.dumps(Study.create(json.loads(data), home).run(trial=trial).summary))
 
