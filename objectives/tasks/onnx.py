@@ -96,14 +96,22 @@ class Onnx:
 
 def _read(path: Path, kind: str) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             arrays: dict[str, NDArray[Any]] = {name: held[name] for name in held.files}
     except OSError as error:
         raise TaskError(
             f"the data {path} must be readable, but are not ({error.strerror or error}): check it"
         ) from None
-    except (ValueError, EOFError, AttributeError) as error:
-        raise TaskError(f"the data {path} must be a .npz file of plain arrays, but are not ({error})") from None
+    # An archive, its headers and its arrays fail each in ways of their own.
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TaskError(f"the data {path} must be a .npz file of plain arrays, but are not ({said}): save it") from None
+    for name, array in arrays.items():
+        if array.ndim == 0 or array.dtype.kind not in "fiub":
+            raise TaskError(
+                f"the data {path} must be arrays of numbers, a row per sample, but {name} is {array.dtype} of shape "
+                f"{array.shape}: save it as such"
+            )
     if {"x", "y"} <= set(arrays):
         x, y = arrays["x"], arrays["y"]
         if len(x) != len(y):
@@ -118,6 +126,11 @@ def _read(path: Path, kind: str) -> dict[str, NDArray[Any]]:
         counts = len(arrays[f"x_{split}"]), len(arrays[f"y_{split}"])
         if counts[0] != counts[1] or counts[0] < 2:
             raise TaskError(f"the {split} split of {path} must have at least 2 pairs, but has {counts}: correct it")
+        labels = arrays[f"y_{split}"]
+        if kind == "classification" and not bool((labels == np.trunc(labels)).all() and (labels >= 0).all()):
+            raise TaskError(
+                f"the classes of {path} must be whole numbers from 0, but y_{split} has others: number them"
+            )
     return {name: arrays[name] for name in wanted}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from objectives.tasks.onnx_operators import OPERATORS, Conversion
-from objectives.tasks.onnx_values import BATCHES, Value, attributes, constant, folded, library
+from objectives.tasks.onnx_values import BATCHES, MOST_VALUES, Value, attributes, constant, folded, library
 from spaces.errors import TaskError
 
 #: The operator sets whose meaning the table follows.
@@ -47,7 +48,7 @@ def read_onnx(file: str | Path) -> fx.GraphModule:
     except TaskError:
         raise
     except Exception as error:  # protobuf and the checker raise what they like
-        said = next(iter(str(error).splitlines()), type(error).__name__)
+        said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise TaskError(f"{path} must be a valid ONNX file, but is not ({said}): export it again") from None
     return convert(model, str(path))
 
@@ -68,7 +69,13 @@ def convert(model: Any, name: str = "the model") -> fx.GraphModule:
         )
     if len(graph.output) != 1:
         raise TaskError(f"an ONNX network must have one output, but {name} has {len(graph.output)}: cut the others off")
-    return _Builder(model, opset, name).built()
+    try:
+        return _Builder(model, opset, name).built()
+    except TaskError:
+        raise
+    except Exception as error:  # weights, shapes and names that do not fit each other fail in as many ways as there are
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise TaskError(f"{name} must describe a network, but does not ({said}): export it again") from error
 
 
 def _unknown(graph: Any) -> list[str]:
@@ -121,6 +128,10 @@ class _Builder:
                 f"the inputs of {self._name} must have sizes but for the batch in dimension 0, but {given.name} has "
                 f"{sizes}: export it with fixed sizes"
             )
+        if math.prod(sizes[1:]) > MOST_VALUES:
+            raise TaskError(
+                f"a sample of {self._name} may have {MOST_VALUES} values, but {given.name} has {sizes[1:]}: check it"
+            )
         dtype = _dtype(given.type.tensor_type.elem_type)
         generator = torch.Generator().manual_seed(0)
         runs = []
@@ -150,7 +161,7 @@ class _Builder:
             raise
         # An operator's form may be wrong in as many ways as it can be written.
         except Exception as error:
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = " ".join(str(error).split())[:200] or type(error).__name__
             raise TaskError(
                 f"{where} is of a form that is not supported ({said}): export the network without it"
             ) from error

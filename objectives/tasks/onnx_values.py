@@ -7,6 +7,7 @@ for both is a constant, and a size that grows with the batch is told from one th
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from spaces.errors import TaskError
 
 #: The batch sizes for which a graph is run while it is converted.
 BATCHES = (2, 3)
+#: What a computed constant may hold.
+MOST_VALUES = 2**26
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def constant(array: NDArray[Any], *, stored: bool = False) -> Value:
 
 def folded(node: Any, inputs: Sequence[Value], opset: int) -> list[Value]:
     """The outputs of an operator whose inputs are all known: shapes and what is computed from them."""
+    _check_size(node, inputs)
     helper = importlib.import_module("onnx.helper")
     reference = importlib.import_module("onnx.reference")
     given = [name for name in node.input if name]
@@ -94,6 +98,19 @@ def folded(node: Any, inputs: Sequence[Value], opset: int) -> list[Value]:
         Value((torch.from_numpy(np.array(first)), torch.from_numpy(np.array(second))))
         for first, second in zip(*results, strict=True)
     ]
+
+
+def _check_size(node: Any, inputs: Sequence[Value]) -> None:
+    """Refuse what would fill the memory: a few bytes can ask for any number of values."""
+    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+        sizes = [abs(int(n)) for n in inputs[-1].runs[0].reshape(-1)]
+        start = inputs[0].runs[0].numel() if node.op_type == "Tile" else 1
+        if math.prod(sizes, start=start) > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES} values")
+    if node.op_type == "Range":
+        first, last, step = (float(value.runs[0]) for value in inputs)
+        if not abs(last - first) <= MOST_VALUES * abs(step):
+            raise ValueError(f"more than {MOST_VALUES} values")
 
 
 def attributes(node: Any) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from spaces.policy import nearest
 SPLITS: tuple[Split, Split, Split] = ("train", "validation", "test")
 #: Values of a column of words that get a place of their own: the most frequent in training. All others get none.
 MOST = 32
+#: The largest number of a column, the least deviation that is one, and how many deviations a value may lie off.
+LARGEST, LEAST, FARTHEST = 1e30, 1e-30, 1e6
 _SUFFIXES = (".csv", ".parquet")
 
 
@@ -145,7 +147,7 @@ class Encoder:
             if _is_numbers(column):
                 values = _numbers(column)
                 present = values[~np.isnan(values)]
-                if len(present) and np.ptp(present) > 0:
+                if len(present) and np.ptp(present) > 0 and present.std() > LEAST:
                     numbers[name] = (float(present.mean()), float(present.std()))
                 if 0 < len(present) < len(values):
                     gaps.append(name)
@@ -173,7 +175,7 @@ class Encoder:
             if name not in table.columns or (name not in self.words and not _is_numbers(table[name])):
                 raise TaskError(f"column {name!r} must hold numbers in every split, but does not: check the files")
         for name, (mean, deviation) in self.numbers.items():
-            columns.append(np.nan_to_num((_numbers(table[name]) - mean) / deviation))
+            columns.append(np.nan_to_num(np.clip((_numbers(table[name]) - mean) / deviation, -FARTHEST, FARTHEST)))
         columns += [np.isnan(_numbers(table[name])).astype(np.float64) for name in self.gaps]
         for name, values in self.words.items():
             found = table[name].astype(str).where(table[name].notna(), "").to_numpy()
@@ -193,4 +195,9 @@ def _is_words(column: pd.Series) -> bool:
 def _numbers(column: pd.Series) -> NDArray[np.float64]:
     """Infinite ones are missing ones."""
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    if largest > LARGEST:
+        raise TaskError(
+            f"the numbers of a column must be below {LARGEST:g}, but {column.name!r} has {largest:g}: rescale it"
+        )
     return np.where(np.isfinite(values), values, np.nan)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from objectives.mode import evaluating
 from objectives.task import Batch, Split, call, move
 from objectives.tasks.batches import Batches, whole_number
-from objectives.tasks.tables import SPLITS, Encoder, class_names, read_splits, split_rows
+from objectives.tasks.tables import LARGEST, LEAST, SPLITS, Encoder, class_names, read_splits, split_rows
 from objectives.tasks.trained import TrainedTask, Training
 from spaces.errors import TaskError
 
@@ -230,8 +230,10 @@ def _values(targets: Mapping[Split, pd.Series]) -> dict[str, NDArray[Any]]:
         numbers = {split: column.to_numpy(dtype=np.float64) for split, column in targets.items()}
     except (TypeError, ValueError):
         raise TaskError("the target of a regression must be numbers, but is not: use kind classification") from None
+    if not all(bool((np.abs(values) <= LARGEST).all()) for values in numbers.values()):
+        raise TaskError(f"the target must be finite and below {LARGEST:g}, but is not in every row: check the column")
     mean, deviation = float(numbers["train"].mean()), float(numbers["train"].std())
-    if not np.isfinite(mean) or not deviation > 0:
+    if not np.isfinite(mean) or not deviation > LEAST:
         raise TaskError(
             f"the target must be finite and differ between rows, but has mean {mean} and deviation {deviation}: "
             "check the column"

@@ -28,7 +28,7 @@ from search.buds.manager import BudManager
 from search.buds.registry import Registry, Version
 from search.buds.serve import Limits, application
 from search.home import Home, storing, sweep
-from search.service.asking import Message
+from search.service.asking import respond
 from spaces.errors import StudyError
 
 logger = logging.getLogger(__name__)
@@ -164,39 +164,6 @@ def _keep_to_this_machine() -> None:
 def identity(version: Version) -> str:
     """What a bud's version is called among those that are loaded."""
     return f"{version.model}:{version.number}"
-
-
-async def respond(app: Any, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-    """What an application answers to a request that came by other ways than a socket: status, headers, body."""
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"content-length", str(len(body)).encode())],
-        "client": None,
-        "server": None,
-    }
-    status, headers, said = 500, dict[str, str](), bytearray()
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Message) -> None:
-        nonlocal status, headers
-        if message["type"] == "http.response.start":
-            status = int(message["status"])
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
-        else:
-            said.extend(message.get("body", b""))
-
-    await app(scope, receive, send)
-    return status, headers, bytes(said)
 
 
 class Replicas:

@@ -94,8 +94,9 @@ def application(manager: BudManager, limits: Limits | None = None) -> FastAPI:
     app = FastAPI(title="Pleach buds", lifespan=lifespan, docs_url=None, redoc_url=None)
 
     async def answered(inputs: Tensor) -> Answer:
-        if not 1 <= len(inputs) <= limits.samples:
-            raise HTTPException(413, f"a request may have 1 to {limits.samples} samples, but has {len(inputs)}")
+        samples = len(inputs) if inputs.ndim else 0
+        if not 1 <= samples <= limits.samples:
+            raise HTTPException(413, f"a request may have 1 to {limits.samples} samples, but has {samples}")
         began = time.perf_counter()
         try:
             manager.check(inputs)

@@ -88,3 +88,36 @@ def _depth(value: Any) -> int:
         inner = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
         waiting += [(one, depth + 1) for one in inner]
     return deepest
+
+
+async def respond(app: App, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    """What an application answers to a request that came by other ways than a socket: status, headers, body."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-length", str(len(body)).encode())],
+        "client": None,
+        "server": None,
+    }
+    status, headers, said = 500, dict[str, str](), bytearray()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status, headers
+        if message["type"] == "http.response.start":
+            status = int(message["status"])
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
+        else:
+            said.extend(message.get("body", b""))
+
+    await app(scope, receive, send)
+    return status, headers, bytes(said)

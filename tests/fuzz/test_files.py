@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,11 @@ def test_a_changed_study_is_read_or_refused(tree: Any) -> None:
 @example(b"a: 1" + b":59" * 3000, "study.yaml")
 @example(b"<<: 3\n", "study.yaml")
 @example(b"--- 1\n--- 2\n", "study.yaml")
-def test_a_bent_study_file_is_read_or_refused(tmp_path_factory: Any, data: bytes, name: str) -> None:
-    path = tmp_path_factory.getbasetemp() / name
-    path.write_bytes(data)
-    accepted(lambda: StudyFile.load(path), StudyFileError)
+def test_a_bent_study_file_is_read_or_refused(data: bytes, name: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / name
+        path.write_bytes(data)
+        accepted(lambda: StudyFile.load(path), StudyFileError)
 
 
 @given(bent([yaml.safe_dump(tree).encode() for tree in STUDIES]))
