@@ -9,6 +9,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from spaces.policy import Harsher, Limits, Policy, When, periodic, step_at
 
+#: A policy that decides less often than this is refused.
+DECISIONS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class GranularityPolicy(Policy):
@@ -36,7 +39,7 @@ class GranularityPolicy(Policy):
         high: Quantile above which it goes one level up.
         hysteresis: Share by which a threshold must be passed before a unit moves.
         dwell: Decisions that a unit stays at a level at least.
-        interval: Share of the budget between two decisions.
+        interval: Share of the budget between two decisions; a third of `settle` where that is shorter.
         settle: Share of the budget after which the levels stay.
         gate_rate: Learning rate of the learned choice, as a factor of the weights'.
         dynamic: Whether the finished network goes on choosing among its integer levels, from batch to batch.
@@ -79,10 +82,12 @@ class GranularityPolicy(Policy):
     def decision_steps(self, steps: int) -> tuple[int, ...]:
         """The steps after which levels are decided; the last is at `settle` of the budget."""
         last = step_at(self.settle, steps)
-        return tuple(sorted({*(s for s in periodic(steps, self.interval, self.settle) if s < last), last}))
+        interval = min(self.interval, self.settle / DECISIONS)
+        before = periodic(steps, interval, self.settle) if interval > 0 else ()
+        return tuple(sorted({*(s for s in before if s < last), last}))
 
     def wanted_decisions(self) -> int:
-        return 3
+        return DECISIONS
 
     def budget_at(self, decision: int, of: int) -> float:
         """The average bits allowed after a decision: from the ladder's top to `bits`, geometrically.
