@@ -55,6 +55,7 @@ class SharedSearcher(Searcher):
         self._register, self._trials, self._clock = register, trials, clock
         self._held: set[int] = set()
         self._idle_until = -PAUSE
+        self._interruptions = 0
         with register.turn("optuna"):  # its tables as well: one driver makes them
             super().__init__(
                 name, space, directions, sampler=sampler, seed=seed, storage=register.url, identity=identity
@@ -97,6 +98,7 @@ class SharedSearcher(Searcher):
             while len(known := self._study.get_trials(deepcopy=False)) <= number:
                 self._storage.create_new_trial(self._study._study_id)
             before = known[number]
+            self._interruptions = sum(t.user_attrs.get(INTERRUPTED, 0) for t in known) + again
             if before.state == TrialState.WAITING:
                 self._storage.set_trial_state_values(before._trial_id, TrialState.RUNNING)
             self._study.sampler = self._sampler_for(number)
@@ -172,16 +174,17 @@ class SharedSearcher(Searcher):
         """The run is over: what this driver holds is anybody's."""
         self._running.clear()
         self._held.clear()
+        self._patiently(self._count)
+
+    def _count(self) -> None:
+        with self._stored():
+            known = self._study.get_trials(deepcopy=False)
+            self._interruptions = sum(t.user_attrs.get(INTERRUPTED, 0) for t in known)
 
     @property
     def interrupted(self) -> int:
-        """How often a trial was cut off and taken up again, over all trials and drivers."""
-
-        def once() -> int:
-            with self._stored():
-                return sum(t.user_attrs.get(INTERRUPTED, 0) for t in self._study.get_trials(deepcopy=False))
-
-        return self._patiently(once)
+        """How often a trial was cut off and taken up again, over all trials and drivers, as of the last proposal."""
+        return self._interruptions
 
     def _patiently(self, work: Callable[[], T]) -> T:
         return self._register.patience(work)

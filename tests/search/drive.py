@@ -1,7 +1,7 @@
 """Runs a study in a process of its own that tests may kill: ``python -m tests.search.drive HOME 'STUDY AS JSON'``.
 
 With ``PLEACH_TRIAL=real`` its trials really train; otherwise they take no time. With ``PLEACH_RECORD=none`` nothing is
-recorded in MLflow, which would take most of the time.
+recorded in MLflow and no figure is drawn, which would take most of the time.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Nothing:
 def main() -> None:
     home, data = sys.argv[1:]
     if os.environ.get("PLEACH_RECORD") == "none":
-        vars(launch)["record_of"] = lambda *_: Nothing()
+        vars(launch).update(record_of=lambda *_: Nothing(), study_files=lambda *_: {}, member_files=lambda *_: {})
     trial = run_trial if os.environ.get("PLEACH_TRIAL") == "real" else quick_trial
     print(json.dumps(Study.create(json.loads(data), home).run(trial=trial).summary))
 

@@ -57,31 +57,31 @@ def test_a_driver_that_is_killed_leaves_its_trial_to_the_other(
     homes, trace = [tmp_path / "one", tmp_path / "two"], tmp_path / "trace"
     record = postgres.database(f"mlflow-{tmp_path.name}")
     storage = {"optuna": database, "mlflow": record, "artifacts": (tmp_path / "store").as_uri(), "takeover": "3s"}
-    data = shared_study(database, 24, storage=storage)
-    first, second = (start(home, data, PLEACH_TRACE=str(trace), PLEACH_PAUSE="0.4") for home in homes)
-    wait_for(Home(homes[0]).study("kept").result(3), 120)
-    wait_for(Home(homes[1]).study("kept").result(3), 120)
-    time.sleep(0.2)  # in the middle of its next trial
+    data = shared_study(database, 14, storage=storage)
+    first, second = (start(home, data, PLEACH_TRACE=str(trace), PLEACH_PAUSE="0.3") for home in homes)
+    wait_for(Home(homes[0]).study("kept").result(1), 120)
+    wait_for(Home(homes[1]).study("kept").result(2), 120)
+    time.sleep(0.15)  # in the middle of its next trial
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     out, err = second.communicate(timeout=240)
     assert second.returncode == 0, err
     counts = json.loads(out)["trials"]
-    assert (counts["complete"], counts["interrupted"]) == (24, 1)
-    assert results_in(homes[0]).keys() < set(range(24))
+    assert (counts["complete"], counts["interrupted"]) == (14, 1)
+    assert results_in(homes[0]).keys() < set(range(14))
 
     # The dead one's home, run again, hears what was decided without it, and computes nothing.
     before = trace.read_text()
     assert driven(homes[0], data)["trials"] == counts
     assert trace.read_text() == before
-    check_balance(database, homes, 24)
+    check_balance(database, homes, 14)
 
     client = MlflowClient(record)
     experiments = [e for e in client.search_experiments() if e.name != "Default"]
     assert [e.artifact_location for e in experiments] == [(tmp_path / "store").as_uri()]
     runs = client.search_runs([experiments[0].experiment_id])
     assert Counter(run.data.tags.get("trial.number", run.info.run_name) for run in runs) == {
-        **{str(number): 1 for number in range(24)}, "kept": 1, "baseline": 1,
+        **{str(number): 1 for number in range(14)}, "kept": 1, "baseline": 1,
     }  # fmt: skip
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert all(run.data.metrics["final/accuracy"] for run in runs if run.info.run_name != "kept")
