@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from objectives.tasks.onnx_operators import OPERATORS, Conversion
+from objectives.tasks.onnx_conversion import Conversion
+from objectives.tasks.onnx_operators import OPERATORS
 from objectives.tasks.onnx_values import BATCHES, MOST_VALUES, Value, attributes, constant, folded, library
 from spaces.errors import TaskError
 
