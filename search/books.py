@@ -37,9 +37,9 @@ class Books:
     results: dict[int, TrialResult] = field(default_factory=dict)
     _evaluated: dict[str, int] = field(default_factory=dict)
 
-    def copy(self) -> Books:
-        """The books as they are now, whatever is entered later."""
-        return replace(self, results=dict(self.results), _evaluated=dict(self._evaluated))
+    def first(self, count: int) -> Books:
+        """The books as they were when so many trials were decided; made when asked for, also by another thread."""
+        return replace(self, results=dict(list(self.results.items())[:count]), _evaluated={})
 
     def read(self, folder: StudyFolder) -> None:
         """Take up every result of a study's folder; also while it is being written to.

@@ -286,9 +286,14 @@ class Driver:
         fault("after-tell", number)
         self._writer.write(result)
         self._hear()
-        books = self._books.copy()
-        self._writer.progress(place, lambda: (books.figures(), [member.number for member in books.front()]))
+        decided = len(self._books)
+        self._writer.progress(place, lambda: self._reached(decided))
         return True
+
+    def _reached(self, decided: int) -> tuple[dict[str, float], list[int]]:
+        """The study's figures and its front when so many trials were decided."""
+        books = self._books.first(decided)
+        return books.figures(), [member.number for member in books.front()]
 
     def _withdraw(self, result: TrialResult) -> None:
         """Another driver's result of this trial counts, and is heard, now or later."""

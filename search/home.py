@@ -254,7 +254,8 @@ def driver(folder: StudyFolder) -> int | None:
     """The process that drives a study now, or None: a dead owner's name in the lock does not count."""
     owner = _read_owner(folder)
     try:
-        alive = psutil.Process(owner["pid"]).create_time() == owner["started"]
+        process = psutil.Process(owner["pid"])
+        alive = process.create_time() == owner["started"] and process.status() != psutil.STATUS_ZOMBIE
     except (KeyError, TypeError, ValueError, psutil.Error):
         return None
     return int(owner["pid"]) if alive else None

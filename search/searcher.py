@@ -9,23 +9,24 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from objectives.objective import Direction
 from search.database import without_password
 from search.grid import grid
+from search.history import History
 from search.optuna_storage import close_storage, open_storage, stored
 from search.result import TrialResult
+from search.samplers import sampler as sampler_by_name
 from spaces.errors import StudyError
 from spaces.profile import CompressionProfile
 from spaces.space import SearchSpace
@@ -39,15 +40,6 @@ INTERRUPTED = "interrupted"
 #: A note on the study: whose it is.
 IDENTITY = "identity"
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
-    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
-    "nsga3": lambda seed: NSGAIIISampler(seed=seed, population_size=20),
-    "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
-    "random": lambda seed: RandomSampler(seed=seed),
-    "grid": lambda seed: RandomSampler(seed=seed),  # every point of a grid is enqueued, so nothing is sampled
-}
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class Searcher:
         name: The study's name in the storage.
         space: What may be tried.
         directions: Which way is better, per objective, in the order of the values told.
-        sampler: One of `SAMPLERS`.
+        sampler: One of :data:`search.samplers.SAMPLERS`.
         seed: Every proposal depends on it, on the trial's number and on what was told before, and on nothing else.
         storage: A file for Optuna's journal, a database's URL, or None for this process's memory.
         identity: Tells this study from another one of its name: from one whose folder was removed, of which the
@@ -100,6 +92,7 @@ class Searcher:
         self._running: dict[int, Trial] = {}
         self._cut_off: list[FrozenTrial] = []
         self._decided = 0
+        self._history = History(self._directions)
         #: Whether a grid has been walked to its end.
         self.exhausted = False
         self._grid = grid(space, seed) if sampler == "grid" else None
@@ -189,6 +182,7 @@ class Searcher:
 
     def _bring(self, results: Mapping[int, TrialResult]) -> None:
         self._decided = len(results)
+        self._history = History(self._directions)
         for number in range(len(self._study.get_trials(deepcopy=False)), max(results, default=-1) + 1):
             self._study.add_trial(self._finished(results.get(number)))
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -295,10 +289,7 @@ class Searcher:
     def _sampler_for(self, number: int) -> BaseSampler:
         """A new sampler per proposal, so that a study that was cut short proposes what an uninterrupted one would."""
         seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{number}".encode()).digest()[:4], "big")
-        with warnings.catch_warnings():
-            # TPE's `group` and NSGA-III: their interface may change, which a pinned version does not.
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return SAMPLERS[self._sampler](seed)
+        return sampler_by_name(self._sampler, seed, self._history)
 
     def _stored(self) -> AbstractContextManager[None]:
         return stored(self._place)

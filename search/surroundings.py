@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Protocol
 
@@ -27,9 +27,22 @@ class Stoppable(Protocol):
     def stop(self, reason: str, *, now: bool = False) -> None: ...
 
 
+Tell = Callable[[str], None]
+
+FINISHING = "finishing the trials that run: Ctrl-C again stops at once, and nothing that is decided is lost"
+STOPPING = "stopping now: what runs is taken up again by the next run"
+RECORDING = "writing the study's record: Ctrl-C again stops at once, and the next run writes it"
+
+
+def _on_standard_error(line: str) -> None:
+    # Not by `sys.stderr`: the signal may have come in the middle of a write to it.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
+
+
 @contextlib.contextmanager
-def listening(driver: Stoppable) -> Iterator[None]:
-    """Ctrl-C once: finish what runs. Twice, or SIGTERM: stop now. A third time: Python's own way."""
+def listening(driver: Stoppable, tell: Tell = _on_standard_error) -> Iterator[None]:
+    """Ctrl-C once: finish what runs. Twice, or SIGTERM: stop now. A third time: Python's own way. Each is answered."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,6 +52,7 @@ def listening(driver: Stoppable) -> Iterator[None]:
         if number == signal.SIGINT and driver.halted:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
         driver.stop("interrupted", now=number == signal.SIGTERM or driver.stopped)
+        tell(STOPPING if driver.halted else FINISHING)
 
     for number in before:
         signal.signal(number, heard)
@@ -47,6 +61,25 @@ def listening(driver: Stoppable) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def recording(tell: Tell = _on_standard_error) -> Iterator[None]:
+    """Ctrl-C once: say what is still being written. Twice: Python's own way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        tell(RECORDING)
+
+    signal.signal(signal.SIGINT, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _StudyLog(logging.FileHandler):

@@ -16,7 +16,7 @@ ORDER = ("spaces", "objectives", "dashboards", "search")
 #: Where a tool may be imported: files, or folders that end with a slash. `optuna` is the whole of Optuna but for its
 #: distributions and the importances' plain data, which `spaces` is made of.
 HOMES = {
-    "optuna": ("search/searcher.py", "search/searcher/", "search/optuna_storage.py", "search/shared_searcher.py"),
+    "optuna": ("search/searcher.py", "search/samplers.py", "search/optuna_storage.py", "search/shared_searcher.py"),
     "ray": ("search/runners/", "search/buds/replicas.py"),
     "mlflow": ("search/record.py", "search/record/"),
     "plotly": ("dashboards/",),
@@ -155,7 +155,7 @@ def test_a_fault_is_found(file: str, text: str, fault: str) -> None:
     [
         ("spaces/a.py", "from optuna.distributions import FloatDistribution\nimport optuna.distributions"),
         ("search/searcher.py", "import optuna\nfrom optuna.samplers import TPESampler"),
-        ("search/searcher/open.py", "import optuna"),
+        ("search/samplers.py", "import optuna"),
         ("search/runners/tune.py", "import ray\nfrom ray import tune"),
         ("search/record/store.py", "import mlflow.entities"),
         ("search/record.py", "from dashboards.pareto import front"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import resource
+import sys
 
 import psutil
 
@@ -15,15 +17,11 @@ def limit_memory(most: int) -> bool:
 
     What it has now counts as what is resident: address space that a library has only reserved is no memory.
     """
-    try:
-        import resource
-
-        process = psutil.Process()
-        grown = max(0, most - process.memory_info().rss)
-        reserved = process.memory_info().data
-        resource.setrlimit(resource.RLIMIT_DATA, (reserved + grown, resource.RLIM_INFINITY))
-    except (ImportError, AttributeError, ValueError, OSError):
+    if sys.platform != "linux":
         return False
+    now = psutil.Process().memory_info()
+    # The kernel counts what is private and may be written, resident or not.
+    resource.setrlimit(resource.RLIMIT_DATA, (now.data + max(0, most - now.rss), resource.RLIM_INFINITY))
     return True
 
 

@@ -168,12 +168,12 @@ def test_an_evaluated_profile_is_known_again() -> None:
     assert kept.same(result(2).request.profile) is None
 
 
-def test_a_copy_stays_as_it_was() -> None:
-    kept = books(result(0))
-    copy = kept.copy()
-    kept.add(result(1))
-    assert (len(copy), len(kept)) == (1, 2)
-    assert copy.same(result(1).request.profile) is None
+def test_the_books_of_an_earlier_moment_hold_what_was_decided_first() -> None:
+    kept = books(result(3), result(1))
+    kept.add(result(0))
+    assert list(kept.first(2).results) == [3, 1]
+    assert kept.first(2).figures() == books(result(3), result(1)).figures()
+    assert len(kept) == 3
 
 
 def test_a_result_is_written_without_what_json_does_not_know(tmp_path: Path) -> None:

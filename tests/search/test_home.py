@@ -184,6 +184,16 @@ def test_the_lock_of_a_dead_driver_holds_nobody(home: Home) -> None:
         assert driver(folder) == os.getpid()
 
 
+def test_a_driver_that_died_and_was_not_waited_for_drives_nothing(home: Home) -> None:
+    folder = home.study("s")
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    write_json(folder.lock, {"pid": child.pid, "started": psutil.Process(child.pid).create_time()})
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+    assert driver(folder) is None
+    child.wait()
+
+
 def test_a_process_that_took_the_number_of_a_dead_driver_is_not_it(home: Home) -> None:
     folder = home.study("s")
     write_json(folder.lock, {"pid": os.getpid(), "started": psutil.Process().create_time() - 60})
