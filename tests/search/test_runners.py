@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -21,6 +23,7 @@ from search.result import Budget, Report, TaskReference, TrialRequest, TrialResu
 from search.runners.environment import settle
 from search.runners.inline import InlineRunner
 from search.runners.runner import Runner, RunTrial, Work
+from search.study_tables import size
 from spaces.errors import StorageError
 from spaces.profile import CompressionProfile
 from spaces.pruning import PruningPolicy
@@ -323,3 +326,81 @@ def test_settings_leave_what_the_user_set(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_request_and_its_result_survive_the_way_to_the_worker() -> None:
     sent = request(3, seed=7)
     assert TrialRequest.from_dict(json.loads(json.dumps(sent.to_dict()))) == sent
+
+
+# -- faults ---------------------------------------------------------------------------------------------------------
+
+
+def stuck(request: TrialRequest, *args: object, **kwargs: object) -> Iterator[Report]:
+    """Says who it is, then sits in a C call that holds Python's lock, with every signal blocked that can be."""
+    yield Report(1, 4, {"accuracy": 0.5}, {"process": float(os.getpid())})
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+    ctypes.PyDLL(None).sleep(600)
+
+
+@pytest.mark.slow
+def test_a_trial_that_hangs_in_c_and_hears_nothing_is_ended_and_the_next_one_runs(
+    tmp_path: Path, ray_folder: Path
+) -> None:
+    desk, victims = Desk(request(0)), list[int]()
+
+    def note(request: TrialRequest, report: Report) -> None:
+        victims.append(int(report.metrics["process"]))
+        desk.late.add(request.key)
+
+    desk.at_report.append(note)
+    run(tune(ray_folder, concurrent=1), work(tmp_path, stuck), desk)
+    assert (desk.results, desk.losses) == ({}, {})
+    limit = time.monotonic() + 30
+    while psutil.pid_exists(victims[0]) and psutil.Process(victims[0]).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < limit, "the worker that hangs still lives"
+        time.sleep(0.1)
+    after = run(tune(ray_folder, concurrent=1), work(tmp_path / "after"), Desk(request(1)))
+    assert after.results["00001-k"].state == "complete"
+
+
+def greedy(request: TrialRequest, *args: object, **kwargs: object) -> Iterator[Report | TrialResult]:
+    """The first trial takes what it may not, in torch's way or in numpy's, the others next to nothing."""
+    import torch
+
+    wanted = 0 if request.seed == 0 else 8 * 2**30
+    try:
+        if request.seed == 1:
+            torch.ones(wanted, dtype=torch.uint8)
+        else:
+            np.ones(wanted, dtype=np.uint8)
+    except Exception as error:  # as a trial does
+        yield TrialResult(request, "failed", reason=f"{type(error).__name__}: {error}")
+        return
+    yield TrialResult(request, "complete", {"accuracy": 1.0, "macs": 1.0}, {"process": float(os.getpid())})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can refuse a process memory")
+def test_a_trial_that_takes_too_much_memory_fails_by_the_limits_name_and_its_worker_goes_on(
+    tmp_path: Path, ray_folder: Path
+) -> None:
+    from search.runners.cluster import Share
+    from search.runners.tune import TuneRunner
+
+    runner = TuneRunner(TinyTask(), ray_folder, concurrent=1, share=Share(memory=2 * 2**30), allowed="2GiB")
+    requests = [request(0), request(1, seed=1), request(2, seed=2), request(3)]
+    desk = run(runner, work(tmp_path, greedy), Desk(*requests))
+    assert [desk.results[r.key].state for r in requests] == ["complete", "failed", "failed", "complete"]
+    for r in requests[1:3]:
+        assert desk.results[r.key].reason.startswith(
+            "it needed more memory than resources.memory, 2GiB, allows: give more, or smaller batches ("
+        )
+    assert desk.results["00000-k"].metrics == desk.results["00003-k"].metrics  # nobody had to die
+    assert desk.losses == {}
+
+
+@pytest.mark.parametrize(("text", "expected"), [("2GiB", 2**31), ("800MB", 800_000_000), ("1.5KiB", 1536)])
+def test_memory_is_a_number_and_a_unit(text: str, expected: int) -> None:
+    assert size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["2", "GiB", "-1GB", "0MB", "2 gib", "2TB5"])
+def test_memory_that_is_none_is_one_line(text: str) -> None:
+    with pytest.raises(ValueError, match=r"memory must be a number and a unit, but is .*: write \"2GiB\""):
+        size(text)
