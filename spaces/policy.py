@@ -42,11 +42,13 @@ class When:
         knob: ``granularity`` for a knob of the same policy, ``reconnection.mode`` for another policy's.
         values: The values under which this knob acts.
         absent: Whether it acts where the other policy is off (only read for another policy's knob).
+        inert: Whether it acts where the other knob does not and so has its default.
     """
 
     knob: str
     values: tuple[Value, ...]
     absent: bool = True
+    inert: bool = False
 
 
 class Harsher(enum.Enum):
@@ -158,7 +160,7 @@ class Policy:
         for condition in self.knob(name).when:
             owner, _, other = condition.knob.rpartition(".")
             if not owner:
-                holds = getattr(self, other) in condition.values and self.acts(other, profile)
+                holds = getattr(self, other) in condition.values and (condition.inert or self.acts(other, profile))
             elif profile is None:
                 holds = True
             elif owner not in profile:

@@ -17,6 +17,7 @@ STATIC = 0.01
 #: Decisions of a static choice.
 REMOVALS = 4
 _LEARNT = When("mode", ("hard", "soft"))
+_BLOCKS = When("unit", ("block",), inert=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class RoutingPolicy(Policy):
     Args:
         mode: How the choice is made: ``hard`` runs the block or does not and hands its gradient through as if it had
             been a probability (straight-through); ``soft`` blends both paths by a softmax, and either way inference
-            decides for each sample. ``static`` chooses for everybody: what costs the loss least by its absence is
+            decides for each sample. ``static`` chooses for everybody: blocks whose absence costs the loss least are
             removed. It is the control of the other two, and what a clock rewards most.
         unit: What is chosen: a whole ``block``, or which of the ``channel_group``s inside of a block run.
         groups: Channel groups per block.
@@ -56,9 +57,9 @@ class RoutingPolicy(Policy):
     name: ClassVar[str] = "routing"
 
     mode: Annotated[str, CategoricalDistribution(("hard", "soft", "static"))] = "hard"
-    unit: Annotated[str, CategoricalDistribution(("block", "channel_group"))] = "block"
+    unit: Annotated[str, CategoricalDistribution(("block", "channel_group")), _LEARNT] = "block"
     groups: Annotated[int, IntDistribution(2, 8), Limits(2, 8), When("unit", ("channel_group",))] = 4
-    blocks: Annotated[str, CategoricalDistribution(("residual", "all")), When("unit", ("block",))] = "all"
+    blocks: Annotated[str, CategoricalDistribution(("residual", "all")), _BLOCKS] = "all"
     exclude: Annotated[str, CategoricalDistribution(("none", "first", "last", "both"))] = "none"
     pooling: Annotated[str, CategoricalDistribution(("average", "attention")), _LEARNT] = "average"
     hidden: Annotated[int, CategoricalDistribution((0, 8, 16)), _LEARNT] = 8
@@ -85,7 +86,7 @@ class RoutingPolicy(Policy):
 
     def controls(self) -> Mapping[str, Policy]:
         """The same work left, by removing blocks for everybody."""
-        return {} if self.mode == "static" else {"static": self.changed({"mode": "static"})}
+        return {} if self.mode == "static" else {"static": self.changed({"mode": "static", "unit": "block"})}
 
     def target_at(self, step: int, steps: int) -> float:
         """The expected cost that is asked for at `step`: a line from 1 to `target_cost`."""

@@ -228,7 +228,7 @@ class SearchSpace:
             owner, _, other = when.knob.rpartition(".")
             if not owner:
                 setting = self.policies[policy.name].knobs[other]
-                holds = may_be(setting, when.values) and self._may_act(policy, other)
+                holds = may_be(setting, when.values) and (when.inert or self._may_act(policy, other))
             elif owner not in self.policies:
                 holds = when.absent
             else:

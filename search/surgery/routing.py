@@ -83,7 +83,7 @@ class Routing(Mechanism):
         self._use: dict[str, _Use] = {}
         if self.policy.mode == "static":
             for gate in self._gates().values():
-                gate.forced = (1,) * gate.units
+                gate.forced = (1,)
 
     def before_forward(self, clock: Clock) -> None:
         progress = self.policy.progress(clock.step, clock.steps)
@@ -130,7 +130,7 @@ class Routing(Mechanism):
         if self.policy.mode == "static":
             share = (self._decisions.index(clock.step) + 1) / len(self._decisions)
             remove_blocks(self.site, self._share, 1 - (1 - self.policy.target_cost) * share, clock.step)
-            self._use = {n: _Use(tuple(map(float, g.forced)), 0.0, 0.0) for n, g in self._gates().items()}
+            self._use = {n: _Use((float(g.forced[0]),), 0.0, 0.0) for n, g in self._gates().items()}
         elif self.site.task is not None:
             self._use = self._looked(clock.step)
             self._settle(last=clock.step == self._decisions[-1])

@@ -138,7 +138,7 @@ class RoutingGate(Gate):
             (B, 1, ..., 1), or with W channels where it opens and shuts these.
         """
         if self.fixed:
-            return self._spread(torch.tensor(self.forced, dtype=x.dtype, device=x.device).expand(len(x), -1))
+            return self._spread(torch.tensor(self.forced, dtype=x.dtype, device=x.device).expand(x.shape[0], -1))
         if not self.training or self.annealing is None:
             return self._spread(self.choices(self.scores(x))).to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):

@@ -20,7 +20,6 @@ ALONE = {
     "channel groups": RoutingPolicy(unit="channel_group", groups=2),
     "until shut": RoutingPolicy(target_cost=0.0, **FIRM),
     "static": RoutingPolicy(mode="static", blocks="residual", target_cost=0.5, anneal=0.9),
-    "static groups": RoutingPolicy(mode="static", unit="channel_group", groups=2, target_cost=0.7, anneal=0.9),
 }
 OTHERS: dict[str, list[Policy]] = {
     "pruning": [PruningPolicy(sparsity=0.6)],
@@ -39,7 +38,7 @@ PROFILES = {
     "shut + channels": CompressionProfile.of(ALONE["until shut"], *OTHERS["channels"]),
     "groups + channels": CompressionProfile.of(ALONE["channel groups"], *OTHERS["channels"]),
     "static + channels": CompressionProfile.of(ALONE["static"], *OTHERS["channels"]),
-    "static groups + channel regrowth": CompressionProfile.of(ALONE["static groups"], *OTHERS["channel regrowth"]),
+    "static + channel regrowth": CompressionProfile.of(ALONE["static"], *OTHERS["channel regrowth"]),
     "static + edges": CompressionProfile.of(ALONE["static"], *OTHERS["edges"]),
     "all": CompressionProfile.of(RoutingPolicy(), *(p for n in ("regrowth", "granularity") for p in OTHERS.get(n, []))),
 }

@@ -135,6 +135,8 @@ def test_a_rung_sees_the_end_from_the_first_step_on() -> None:
 def test_what_only_learning_needs_cannot_be_set() -> None:
     with pytest.raises(ProfileError, match=r"routing\.lr_factor acts only where mode is hard or soft"):
         RoutingPolicy(mode="static", lr_factor=3.0)
+    with pytest.raises(ProfileError, match=r"routing\.unit acts only where mode is hard or soft"):
+        RoutingPolicy(mode="static", unit="channel_group")
 
 
 @given(st.integers(8, 2000))
