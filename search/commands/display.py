@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -44,15 +45,18 @@ class Display:
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=32), MofNCompleteColumn())
         self._bar_task: TaskID = self._bar.add_task("trials", total=1)
         self._live: Live | None = None
+        self._warnings = _Warnings(console)
         self._notice = ""
 
     def __enter__(self) -> Display:
+        logging.getLogger("search").addHandler(self._warnings)
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self.render, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        logging.getLogger("search").removeHandler(self._warnings)
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -125,6 +129,17 @@ class Display:
             return None
         left = elapsed / done * max(0, self._wanted - self._decided)
         return left if self._limit is None else max(0.0, min(left, self._limit - self._spent - elapsed))
+
+
+class _Warnings(logging.Handler):
+    """What the parts warn of, a server that is gone above all, between the lines of the trials."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(record.getMessage(), style="yellow", markup=False)
 
 
 def _decided_line(result: TrialResult, books: Books, place: str, best: int | None) -> Text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,14 @@ class Notes:
     def recorded(self) -> set[int]:
         return set(self.written)
 
-    def reconcile(self) -> set[int]:
+    def reconcile(self, among: Collection[int] | None = None) -> set[int]:
         return set()
 
-    def finish(self, state: str, files: Mapping[str, str], front: Sequence[FrontMember] = ()) -> None: ...
+    def refresh(self) -> None: ...
+
+    def finish(
+        self, state: str, files: Mapping[str, str], front: Sequence[FrontMember] = (), *, last: bool = True
+    ) -> None: ...
 
 
 class Clock:

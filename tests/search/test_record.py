@@ -18,9 +18,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from torch import nn
 
+from search.database import without_password
 from search.record import FrontMember, Record
 from search.record.entries import metric_name, param_name
-from search.record.store import Store, without_password
+from search.record.store import Store
 from spaces import POLICIES
 from spaces.errors import StorageError
 from spaces.profile import CompressionProfile, LayerOverride

@@ -199,7 +199,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def __init__(self, *_: object, **__: object) -> None: ...
         def start(self, *_: object) -> None: ...
         def progress(self, *_: object) -> None: ...
-        def reconcile(self) -> set[int]:
+        def reconcile(self, among: object = None) -> set[int]:
             return set()
 
         def recorded(self) -> set[int]:
@@ -208,7 +208,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def write(self, result: TrialResult, tags: object = None) -> None:
             written.append(result)
 
-        def finish(self, *_: object) -> None: ...
+        def finish(self, *_: object, **__: object) -> None: ...
 
     monkeypatch.setattr("search.launch.Record", Unrecorded)
     return written

@@ -38,7 +38,8 @@ class Postgres:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
-        made = [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]
+        options = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
+        made: list[str | Path] = [programs / "initdb", "-D", folder / "data", *options]
         subprocess.run(made, check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder)
         doors = folder / "data" / "pg_hba.conf"
         doors.write_text("host all guarded 127.0.0.1/32 scram-sha-256\n" + doors.read_text())

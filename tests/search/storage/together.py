@@ -21,8 +21,13 @@ from tests.search.quick import quick_trial
 
 def shared_study(url: str, trials: int = 20, *, takeover: str = "60s", **tables: Mapping[str, Any]) -> dict[str, Any]:
     """A small study in a shared database, which samples few knobs at random to be quick."""
-    tables = {"storage": {"optuna": url, "takeover": takeover}, "budget": {"iterations": 1}, **tables}
-    data = study_of(trials, **tables)
+    data = study_of(trials)
+    chosen: dict[str, Mapping[str, Any]] = {
+        "storage": {"optuna": url, "takeover": takeover},
+        "budget": {"iterations": 1},
+    }
+    for table, keys in {**chosen, **tables}.items():
+        data[table] = {**data.get(table, {}), **keys}
     data["study"]["sampler"] = "random"
     fixed = {"criterion": "magnitude", "granularity": "weight", "schedule": "oneshot", "allocation": "global"}
     data["spaces"]["pruning"] |= {**fixed, "exclude": "none"}
