@@ -61,6 +61,15 @@ def run_answer(summary: Answer) -> RenderableType:
     return Group(study_tables(summary), _next(lines))
 
 
+def submit_answer(job: Answer) -> RenderableType:
+    """A study that a cluster has now."""
+    said = Text.assemble((job["study"], "bold"), f" is job {job['job']} of {job['address']}\n")
+    notes = {"follow": "what it says", "status": "how it stands", "stop": "end it; what is decided stays"}
+    commands = job["commands"]
+    lines = [f"{commands[name]}    {note}" for name, note in notes.items()]
+    return Group(said, _next([*lines, f"{commands['watch']}    on a machine that has that folder"]))
+
+
 def demo_answer(summary: Answer) -> RenderableType:
     """The end of the demonstration."""
     if summary["export"] is None:
@@ -217,6 +226,7 @@ def _next(lines: list[str]) -> Text:
 #: By the name that the command line gives them.
 RENDER: Mapping[str, Callable[[Answer], RenderableType]] = {
     "run": run_answer,
+    "submit": submit_answer,
     "demo": demo_answer,
     "bench": bench_answer,
     "best": best_answer,

@@ -40,6 +40,9 @@ class Desk:
         self.at_work: set[str] = set()
         self.furthest: dict[str, int] = {}
         self.waiting: dict[str, float] = {}
+        self.untried: set[str] = set()
+        self.again: list[TrialRequest] = []
+        self.tries: dict[str, int] = {}
 
     def close(self, trial_id: str) -> TrialRequest | None:
         self.reasons.pop(trial_id, None)
@@ -47,6 +50,7 @@ class Desk:
         self.furthest.pop(trial_id, None)
         self.waiting.pop(trial_id, None)
         self.at_work.discard(trial_id)
+        self.untried.discard(trial_id)
         return self.open.pop(trial_id, None)
 
     @contextlib.contextmanager
@@ -67,14 +71,25 @@ class Desk:
         """Note why; a worker that never came up, on a node that is about to be found dead, was no try."""
         name, now = trial.trial_id, time.monotonic()
         self.reasons[name] = _why(trial)
-        if name not in self.at_work and now - self.waiting.setdefault(name, now) < PATIENCE:
-            trial.max_failures = max(trial.max_failures, trial.num_failures + 1)
+        if name not in self.at_work:
+            self.untried.add(name)
+            if now - self.waiting.setdefault(name, now) < PATIENCE:
+                trial.max_failures = max(trial.max_failures, trial.num_failures + 1)
         self.at_work.discard(name)
 
     def begun(self, trial_id: str) -> None:
         """A worker is up."""
         self.at_work.add(trial_id)
+        self.untried.discard(trial_id)
         self.waiting.pop(trial_id, None)
+
+    def tries_again(self, request: TrialRequest) -> bool:
+        """Take up a trial that Tune gives up though it never began: a worker died on the way from another trial."""
+        self.tries[request.key] = self.tries.get(request.key, 0) + 1
+        if self.tries[request.key] > RETRIES:
+            return False
+        self.again.append(request)
+        return True
 
     def waits_in_vain(self) -> bool:
         """Whether nothing runs of what is open, because no node has room for it."""
@@ -103,7 +118,7 @@ class Proposer(Searcher):
         if len(desk.open) >= self._concurrent:
             return None
         with desk.minding() as director:
-            request = director.propose()
+            request = desk.again.pop(0) if desk.again else director.propose()
             if request is None:
                 # Declared to give a dict, and documented to give this word.
                 return cast(dict[str, str], Searcher.FINISHED) if director.done else None
@@ -112,9 +127,9 @@ class Proposer(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         desk = self._desk
-        reason = desk.reasons.get(trial_id, "its worker died")
+        reason, untried = desk.reasons.get(trial_id, "its worker died"), trial_id in desk.untried
         request = desk.close(trial_id)
-        if request is None:
+        if request is None or (error and untried and desk.tries_again(request)):
             return
         with desk.minding() as director:
             if error:

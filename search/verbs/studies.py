@@ -78,10 +78,24 @@ def run(
         str | None, typer.Option("--from", help="A study of this home whose best profiles are tried first.")
     ] = None,
     checked: Annotated[bool, typer.Option("--check/--no-check", help="Look before the first trial.")] = True,
+    submit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Let a Ray cluster run it as a job, e.g. http://head:8265; --home is then a folder there.",
+        ),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Launch a study, or continue it: Ctrl-C once finishes the running trials, twice stops now; nothing is lost."""
+    if submit is not None:
+        from search.commands.submit import submit_file
+
+        place = None if home is None else str(home)
+        shared.answer(
+            lambda: submit_file(file, submit, home=place, name=name, origin=origin, checked=checked), json, "submit"
+        )
     from search.commands.run import run_file
 
     progress = shared.progress(quiet)
