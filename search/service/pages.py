@@ -71,5 +71,7 @@ def _page(title: str, body: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # No browser then asks for an icon, which the door would not let through.
+        '<link rel="icon" href="data:,">'
         f"<title>{html.escape(title)}</title><style>{LOOK}</style></head><body>{body}</body></html>"
     )

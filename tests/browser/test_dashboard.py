@@ -152,7 +152,9 @@ def test_a_phone_needs_no_sideways_scrolling(page: Page, dashboard: str, lived: 
         .filter(part => part.getBoundingClientRect().right > 375.5).map(part => part.outerHTML.slice(0, 80))"""
     )
     assert wide == []
+    first = shown(page)
     page.get_by_role("button", name="next").click()
+    expect(page.locator("#trial-card h3").first).to_have_text(f"Trial {(first + 1) % TRIALS}", timeout=PATIENCE)
     page.goto(f"{dashboard}/")
     page.get_by_role("link", name=re.compile("lived")).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("lived", timeout=PATIENCE)
