@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,13 @@ def slow(pause: float, trace: Path) -> RunTrial:
 def _slow(pause: float, trace: str, *args: Any, **kwargs: Any) -> Iterator[Report | TrialResult]:
     os.environ["PLEACH_PAUSE"], os.environ["PLEACH_TRACE"] = str(pause), trace
     yield from quick_trial(*args, **kwargs)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def until(path: Path, lines: int, seconds: float = 60.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import threading
@@ -14,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from objectives.task import Task
@@ -23,9 +25,11 @@ from search.result import Report, TaskReference, TrialRequest, TrialResult
 from search.runners.environment import settle
 from search.runners.runner import Work
 from search.study import Study
-from spaces.errors import StudyError
+from search.study_file import StudyFile
+from search.toml import to_toml
+from spaces.errors import StudyError, StudyFileError
 from tests.search.balance import balanced
-from tests.search.clusters import nodes_on_this_machine, slow
+from tests.search.clusters import free_port, nodes_on_this_machine, pleach, slow
 from tests.search.drive import study_of
 from tests.search.quick import TinyTask
 from tests.search.test_runners import BASELINE, Desk, request
@@ -238,7 +242,7 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    with nodes_on_this_machine() as cluster:
+    with nodes_on_this_machine(include_dashboard=True, dashboard_port=free_port()) as cluster:
         yield Nodes(cluster)
 
 
@@ -312,7 +316,7 @@ def test_training_goes_on_at_the_last_checkpoint_with_the_drivers_network(tmp_pa
     again = sum(process != os.getpid() for process in steps) - 24
     assert 0 <= again <= 4
     network = study.folder.checkpoints(study.books().results[0].request.key)
-    assert {"architecture.json", "network.safetensors"} <= {path.name for path in network.iterdir()}
+    assert {"architecture.json", "final.safetensors"} <= {path.name for path in network.iterdir()}
     # Its own network would be another one in every process; the one that was compressed is the one that was measured.
     from search.artifact.network import read_network
 
@@ -401,3 +405,53 @@ def test_a_clients_address_is_refused_with_the_remedy(tmp_path: Path) -> None:
     ):
         pass
     assert not list((tmp_path / "r").glob("*"))
+
+
+@pytest.mark.slow
+def test_a_study_is_submitted_from_outside_followed_and_gone_on_with(tmp_path: Path, nodes: Nodes) -> None:
+    nodes.want("one")
+    outside, home = tmp_path / "outside", tmp_path / "on-the-head"
+    outside.mkdir()
+    (outside / "task.py").write_text("from tests.search.quick import TinyTask as Theirs\n")
+    data = study_of(3, name="sent", runner="tune", budget={"iterations": 1})
+    data["task"] = {"target": "task.py:Theirs"}
+    (outside / "study.toml").write_text(to_toml(data))
+    url = f"http://{nodes.cluster.head_node.webui_url}"
+    sent = pleach("run", str(outside / "study.toml"), "--submit", url, "--home", str(home), "--no-check", "--json")
+    assert sent.returncode == 0, sent.stderr
+    job = json.loads(sent.stdout)
+    assert (job["study"], job["address"], job["home"]) == ("sent", url, str(home))
+    assert job["commands"]["follow"] == f"ray job logs {job['job']} --address {url} --follow"
+
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(url)
+    limit = time.monotonic() + 200
+    while not (status := client.get_job_status(job["job"])).is_terminal():
+        assert time.monotonic() < limit, client.get_job_logs(job["job"])
+        time.sleep(0.5)
+    logs = client.get_job_logs(job["job"])
+    assert status == "SUCCEEDED", logs
+    assert "[3/3]" in logs
+    balanced(home, 3, "sent")
+    assert Study.load("sent", home).file.resources.address == "auto"
+
+
+def test_what_a_cluster_cannot_have_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    from search.runners.jobs import submit
+
+    data = study_of(3, runner="tune")
+    data["task"] = {"target": "cifar10", "args": {"data_dir": "data"}}
+    with pytest.raises(StudyFileError, match=r"task\.args\.data_dir is 'data': write it in full"):
+        submit(StudyFile.of(data, tmp_path), "http://127.0.0.1:1")
+    with pytest.raises(StudyFileError, match=r'must be "tune", but is "inline"'):
+        submit(StudyFile.of(study_of(3)), "http://127.0.0.1:1")
+    with pytest.raises(StudyError, match=r"^the cluster at http://127.0.0.1:1 does not take the study \("):
+        submit(StudyFile.of(study_of(3, runner="tune")), "http://127.0.0.1:1")
+
+
+def test_the_example_of_a_growing_cluster_is_one_that_ray_takes() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    example = yaml.safe_load((ROOT / "docs" / "autoscaler.yaml").read_text())
+    validate_config(prepare_config(example))
