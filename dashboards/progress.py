@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from dashboards.frames import Frames
 from dashboards.pareto import kinds_of
 from dashboards.style import BLUE, GREEN, ORANGE, SKY, empty, line_across, styled
-from objectives.pareto import front, normalized_hypervolume
+from objectives.pareto import Growing
 
 
 def hypervolume_figure(frames: Frames) -> go.Figure:
@@ -41,17 +41,12 @@ def hypervolume_figure(frames: Frames) -> go.Figure:
 def progress_of(frames: Frames) -> pd.DataFrame:
     """After each complete trial: ``number``, ``hypervolume`` and ``feasible share``."""
     rows = []
-    members: list[dict[str, float]] = []
-    volume, feasible = 0.0, 0
+    growing, feasible = Growing(frames.directions, frames.baseline), 0
     for done, (_, row) in enumerate(frames.complete().sort_values("number").iterrows(), start=1):
         if row["feasible"]:
             feasible += 1
-            scores = {name: float(row[name]) for name in frames.directions}
-            grown = [*members, scores]
-            members = [grown[index] for index in front(grown, frames.directions)]
-            if any(member is scores for member in members):  # else it is dominated and adds nothing
-                volume = normalized_hypervolume(members, frames.directions, frames.baseline)
-        rows.append({"number": int(row["number"]), "hypervolume": volume, "feasible share": feasible / done})
+            growing.add({name: float(row[name]) for name in frames.directions})
+        rows.append({"number": int(row["number"]), "hypervolume": growing.volume, "feasible share": feasible / done})
     return pd.DataFrame(rows, columns=["number", "hypervolume", "feasible share"])
 
 

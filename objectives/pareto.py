@@ -22,9 +22,9 @@ Array = NDArray[np.float64]
 
 def front(rows: Sequence[Row], directions: Mapping[str, Direction]) -> list[int]:
     """Indices of the rows that no other row dominates, in order; equal rows are all on it."""
-    return [
-        index for index, rank in enumerate(ranks(rows, directions)) if rank == 0 and _usable(rows[index], directions)
-    ]
+    usable = [index for index, row in enumerate(rows) if _usable(row, directions)]
+    beaten: list[bool] = np.any(_dominates(_costs([rows[index] for index in usable], directions)), axis=0).tolist()
+    return [index for index, lost in zip(usable, beaten, strict=True) if not lost]
 
 
 def ranks(rows: Sequence[Row], directions: Mapping[str, Direction]) -> list[int]:
@@ -87,6 +87,41 @@ def normalized_hypervolume(
         scores = np.array([row[name] for row in kept], dtype=np.float64)
         gains[:, column] = (scores if direction == "maximize" else baseline[name] - scores) / unit
     return hypervolume(-gains, np.zeros(len(directions)))
+
+
+class Growing:
+    """The normalised hypervolume of rows that come one by one: each costs only what it adds.
+
+    Args:
+        directions: By objective.
+        baseline: As `normalized_hypervolume`.
+    """
+
+    def __init__(self, directions: Mapping[str, Direction], baseline: Mapping[str, float]) -> None:
+        self._directions, self._baseline = directions, baseline
+        self._boxes: Array = np.zeros((0, len(directions)))
+        #: Of all rows so far; it never falls.
+        self.volume = 0.0
+
+    def add(self, row: Row) -> None:
+        """Enter a row; one that lacks a score adds nothing."""
+        if not _usable(row, self._directions):
+            return
+        box = np.array(
+            [
+                (row[name] if way == "maximize" else self._baseline[name] - row[name])
+                / (abs(self._baseline[name]) or 1.0)
+                for name, way in self._directions.items()
+            ]
+        )
+        if not bool((box > 0).all()) or bool((self._boxes >= box).all(axis=1).any()):
+            return
+        if bool(np.isinf(box).any()):
+            self.volume = float("inf")
+            return
+        shared = _volume(_undominated(np.minimum(self._boxes, box))) if len(self._boxes) else 0.0
+        self.volume += max(0.0, float(np.prod(box)) - shared)
+        self._boxes = np.vstack([self._boxes[~(self._boxes <= box).all(axis=1)], box])
 
 
 def hypervolume(points: Array | Sequence[Sequence[float]], reference: Array | Sequence[float]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from objectives.criterion import Criterion
 from objectives.objective import Direction
-from objectives.pareto import front, nearest_to_ideal, normalized_hypervolume, ranks
+from objectives.pareto import Growing, front, nearest_to_ideal, normalized_hypervolume, ranks
 from search.home import StudyFolder, read_json, write_text
 from search.result import TrialResult
 from spaces.errors import StorageError
@@ -19,6 +19,35 @@ from spaces.profile import CompressionProfile
 
 #: A violation that is infinite because a score is missing, as JSON can hold it.
 WORST = 1e12
+
+
+@dataclass
+class Volumes:
+    """The hypervolume after each entry, worked out entry by entry: from scratch it takes longer with every trial.
+
+    Args:
+        after: By place of the entry.
+        whole: Whether entries were only ever added.
+    """
+
+    after: list[float] = field(default_factory=list)
+    whole: bool = True
+    _growing: Growing | None = None
+
+    def first(self, count: int) -> Volumes:
+        """Those after the first so many entries; nothing is entered into them."""
+        return Volumes(self.after[:count], self.whole and len(self.after) >= count)
+
+    def enter(self, books: Books, result: TrialResult) -> None:
+        """Take note of the next entry."""
+        if result.number in books.results or any(name not in books.baseline for name in books.directions):
+            self.whole = False
+        if not self.whole:
+            return
+        self._growing = self._growing or Growing(books.directions, books.baseline)
+        if result.feasible:
+            self._growing.add(result.scores)
+        self.after.append(self._growing.volume)
 
 
 @dataclass
@@ -36,10 +65,12 @@ class Books:
     baseline: Mapping[str, float]
     results: dict[int, TrialResult] = field(default_factory=dict)
     _evaluated: dict[str, int] = field(default_factory=dict)
+    _volumes: Volumes = field(default_factory=Volumes)
 
     def first(self, count: int) -> Books:
         """The books as they were when so many trials were decided; made when asked for, also by another thread."""
-        return replace(self, results=dict(list(self.results.items())[:count]), _evaluated={})
+        volumes = self._volumes.first(count)
+        return replace(self, results=dict(list(self.results.items())[:count]), _evaluated={}, _volumes=volumes)
 
     def read(self, folder: StudyFolder) -> None:
         """Take up every result of a study's folder; also while it is being written to.
@@ -68,6 +99,7 @@ class Books:
     def add(self, result: TrialResult) -> TrialResult:
         """Enter a decided trial and return it as it is judged."""
         judged = self.judge(result)
+        self._volumes.enter(self, judged)
         self.results[judged.number] = judged
         if judged.state == "complete" and judged.cached is None:
             self._evaluated.setdefault(judged.request.profile.fingerprint(), judged.number)
@@ -76,6 +108,7 @@ class Books:
     def withdraw(self, result: TrialResult) -> None:
         """Take back a trial that another driver decided before."""
         self.results.pop(result.number, None)
+        self._volumes.whole = False
         fingerprint = result.request.profile.fingerprint()
         if self._evaluated.get(fingerprint) == result.number:
             del self._evaluated[fingerprint]
@@ -153,6 +186,8 @@ class Books:
 
     def hypervolume(self) -> float:
         """The normalised hypervolume of what is feasible; it never falls."""
+        if self._volumes.whole and len(self._volumes.after) == len(self.results):
+            return self._volumes.after[-1] if self.results else 0.0
         return normalized_hypervolume([r.scores for r in self.complete() if r.feasible], self.directions, self.baseline)
 
     def figures(self) -> dict[str, float]:

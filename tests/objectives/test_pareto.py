@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objectives.objective import Direction
-from objectives.pareto import front, hypervolume, nearest_to_ideal, normalized_hypervolume, ranks
+from objectives.pareto import Growing, front, hypervolume, nearest_to_ideal, normalized_hypervolume, ranks
 
 BOTH: dict[str, Direction] = {"accuracy": "maximize", "macs": "minimize"}
 NAMES = ("a", "b", "c")
@@ -166,3 +166,18 @@ def test_the_normalised_volume_is_in_units_of_the_baseline() -> None:
     # Plasticity has a baseline of 0, so its unit is 1.
     three: dict[str, Direction] = {**BOTH, "plasticity": "maximize"}
     assert normalized_hypervolume([{**half, "plasticity": 0.2}], three, baseline) == pytest.approx(0.1)
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 1.5)] * 3), max_size=25), st.sampled_from([1, 2, 3]))
+def test_a_volume_that_grows_row_by_row_is_the_volume_of_all_rows(
+    points: list[tuple[float, float, float]], dimensions: int
+) -> None:
+    directions: dict[str, Direction] = dict(zip("abc"[:dimensions], ("maximize", "minimize", "minimize"), strict=False))
+    baseline = {"a": 0.8, "b": 1.0, "c": 1.2}
+    growing, rows = Growing(directions, baseline), list[dict[str, float]]()
+    for point in points:
+        rows.append(dict(zip("abc", point, strict=True)))
+        growing.add(rows[-1])
+        assert growing.volume == pytest.approx(normalized_hypervolume(rows, directions, baseline), abs=1e-9)
+    growing.add({"a": math.nan})
+    assert growing.volume == pytest.approx(normalized_hypervolume(rows, directions, baseline), abs=1e-9)
