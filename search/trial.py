@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from objectives.task import Inputs, Task, samples
 from search.checkpoint import Checkpoints
 from search.export import save_network
 from search.finetune import DivergedError, Finetuning, in_fast_layout, recalibrate, steps_per_epoch
-from search.latency.stopwatch import Clocked
+from search.formats.written import onnx_forms
+from search.latency.stopwatch import GLANCE, SECONDS, Clocked
 from search.recipe import Recipe, adaptive_start, recipe_for
 from search.result import Report, TrialRequest, TrialResult
 from search.scoring import layer_rows, measure, metrics_of, scores_of
@@ -31,6 +33,7 @@ from search.surgery.optimizer import TrainingOptimizer
 from search.surgery.site import Site
 from spaces.errors import PleachError
 from spaces.finetuning import FinetuningPolicy
+from spaces.granularity import GranularityPolicy
 from spaces.ledger import Ledger
 
 #: A rung's accuracy is measured on this many validation samples at most; final figures on all of them.
@@ -239,12 +242,23 @@ class Trial:
         """What needs a clock: looked up while the trial goes on, measured at its end."""
         if self._stopwatch is None:
             return {}
+        if GranularityPolicy.name in self._request.profile.policies and self._stopwatch.runs_onnx:
+            return self._timed_in_few_bits(network, estimated)
         looked_up = self._stopwatch.estimate(network, self._baseline)
         if estimated:
             return looked_up
         found = self._stopwatch.measure(network, self._baseline)
         self._stopwatch.close()
         return found | {f"latency/estimated_{name}": value for name, value in looked_up.items()}
+
+    def _timed_in_few_bits(self, network: nn.Module, estimated: bool) -> dict[str, float]:
+        """Integers are as fast as the device makes them, which no table of layers knows: each look times them."""
+        assert self._stopwatch is not None
+        forms = functools.cache(lambda: onnx_forms(network, self._task.example_inputs(), self._task))
+        found = self._stopwatch.measure(network, self._baseline, forms, GLANCE if estimated else SECONDS)
+        if not estimated:
+            self._stopwatch.close()
+        return found
 
     def _computing(self) -> AbstractContextManager[None]:
         """Training and evaluation step aside while another trial is timed."""

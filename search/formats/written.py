@@ -82,6 +82,24 @@ def write_formats(
     return made
 
 
+def onnx_forms(network: nn.Module, inputs: tuple[Tensor, ...], task: Task) -> dict[str, bytes]:
+    """The ONNX files that an export of a network of few bits holds: in floats, and in int8 where that is as accurate.
+
+    Args:
+        network: The finalized network, on the CPU.
+        inputs: ``network(*inputs)`` runs.
+        task: Calibrates int8 and measures its accuracy.
+
+    Raises:
+        ExportError: If there is no such form, or it computes something else than the network.
+    """
+    made = Formats()
+    _int8(made, network, inputs, task)
+    if ONNX not in made.contents:
+        raise ExportError(made.left_out[INT8])
+    return made.contents
+
+
 def _onnx(made: Formats, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     try:
         data = to_onnx(network, inputs)

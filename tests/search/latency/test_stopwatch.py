@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import search.latency.stopwatch as module
+from search.formats.written import INT8
 from search.latency.clock import Timing
 from search.latency.setting import Setting
 from search.latency.stopwatch import Clocked
@@ -64,3 +65,18 @@ def test_the_baselines_onnx_form_is_made_once(
     second = clocked.stopwatch(network(16), inputs).measure_baseline()
     assert first["latency_ms"] > 0
     assert second["latency_ms"] > 0
+
+
+def test_of_several_forms_the_fastest_counts(inputs: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    before, slow, fast = (Timing(8.0, 9.0, 8.0, 20, speedup=s) for s in (1.0, 0.5, 2.0))
+    monkeypatch.setattr(module, "ready", lambda *_, **given: lambda: given)
+    for order, int8 in (([before, slow, fast], 1.0), ([before, fast, slow], 0.0)):
+        monkeypatch.setattr(module, "paired", lambda calls, order=order, **_: order[: len(calls)])
+        watch = Clocked({"latency_ms": Setting(runtime="onnxruntime")}).stopwatch(network(16), inputs)
+        assert watch.runs_onnx
+        found = watch.measure(network(16), {"latency_ms": 6.0}, lambda: {"model.onnx": b"", INT8: b""})
+        assert (found["latency_ms"], found["latency/int8"]) == (3.0, int8)
+    eager = Clocked({"latency_ms": EAGER}).stopwatch(network(16), inputs)
+    assert not eager.runs_onnx
+    monkeypatch.setattr(module, "paired", lambda calls, **_: [before, fast])
+    assert eager.measure(network(16), {}, lambda: pytest.fail("PyTorch reads no files"))["latency_ms"] == 4.0

@@ -83,3 +83,27 @@ def test_a_runtime_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_task_of_a_study_gives_the_baseline(study: Study) -> None:
     assert task_of(study).network() is not None
+
+
+def test_a_network_of_few_bits_is_timed_in_integers_too(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    file = {
+        **FILE,
+        "study": {"name": "integers", "trials": 1},
+        "objectives": {
+            "accuracy": "maximize",
+            "latency_ms": {"direction": "minimize", "batch": 16, "threads": 1, "runtime": "onnxruntime"},
+        },
+        "constraints": {},
+        "budget": {"epochs": 10.0, "iterations": 2},
+        "spaces": {"granularity": {"levels": "8-4", "bits": 8.0, "controller": "sqnr"}},
+    }
+    made = Study.create(file, home=tmp_path)
+    made.run()
+    (result,) = made.books().results.values()
+    assert result.state == "complete"
+    assert result.metrics["latency/int8"] in (0.0, 1.0)
+    assert result.scores["latency_ms"] == pytest.approx(
+        made.books().baseline["latency_ms"] / result.metrics["latency/speedup"]
+    )
+    assert all(report.scores["latency_ms"] > 0 for report in result.reports)
