@@ -1,4 +1,4 @@
-"""Data files of tasks: tables, texts, arrays, ONNX models. Each is read, or what is wrong with it is said in one line."""
+"""Data files of tasks: tables, texts, arrays, models. Each is read, or what is wrong with it is said in one line."""
 
 from __future__ import annotations
 
