@@ -12,6 +12,8 @@ from typing import Any
 
 from spaces import reading
 
+#: Above every count.
+MOST = 2**63
 #: Reasons that describe bookkeeping rather than a policy's decision; they do not enter the plasticity ratio.
 OUTSIDE_RATIO = frozenset({"zero"})
 
@@ -100,6 +102,14 @@ def _event(row: object) -> Event:
     if len(values) != 6:
         raise ValueError(f"an event must have 6 values, but has {len(values)}")
     iteration, layer, policy, reason, created, pruned = values
+    if (
+        type(iteration) is type(created) is type(pruned) is int
+        and type(layer) is type(policy) is type(reason) is str
+        and 0 <= iteration < MOST
+        and 0 <= created < MOST
+        and 0 <= pruned < MOST
+    ):
+        return Event(iteration, layer, policy, reason, created, pruned)  # a study has a hundred thousand of them
     return Event(
         reading.count(iteration, "iteration"),
         reading.text(layer, "layer"),
