@@ -25,16 +25,19 @@ from spaces.errors import ExportError
 CALIBRATION = 8
 #: Samples on which the accuracy of the float and of the int8 form are compared.
 SAMPLES = 2_048
+PRODUCTS = ["Conv", "Gemm", "MatMul"]
 #: What int8 may cost: half a point.
 TOLERANCE = 0.005
 
 
-def to_int8(model: bytes, task: Task) -> bytes:
+def to_int8(model: bytes, task: Task, *, everything: bool = True) -> bytes:
     """The int8 form of a float ONNX model.
 
     Args:
         model: The ONNX model.
         task: Its validation inputs calibrate the ranges.
+        everything: Whether sums, norms and masks are rounded too, not the products of layers alone. Attention bears no
+            rounded masks.
 
     Raises:
         ExportError: If onnxruntime cannot quantize it.
@@ -61,6 +64,7 @@ def to_int8(model: bytes, task: Task) -> bytes:
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
+                op_types_to_quantize=None if everything else PRODUCTS,
             )
             return bytes(target.read_bytes())
     # The quantizer raises whatever the graph makes it stumble over.

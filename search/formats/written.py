@@ -135,22 +135,23 @@ def _int8(made: Formats, network: nn.Module, inputs: tuple[Tensor, ...], task: T
     if ONNX not in made.contents:
         made.left_out[INT8] = made.left_out[ONNX]
         return
+    plain = lowered(network, rounding=False)
     try:
-        plain = lowered(network, rounding=False)
-        data = to_int8(made.contents[ONNX] if plain is network else to_onnx(plain, inputs), task)
+        source = made.contents[ONNX] if plain is network else to_onnx(plain, inputs)
+        for everything in (True, False):
+            data = to_int8(source, task, everything=everything)
+            (before, after), count = scores([Session(made.contents[ONNX]), Session(data)], task)
+            if after >= before - TOLERANCE:
+                made.parity[INT8] = {"accuracy": after, "accuracy_float": before, "samples": count}
+                made.contents[INT8] = data
+                return
     except ExportError as error:
         made.left_out[INT8] = str(error)
         return
-    (before, after), count = scores([Session(made.contents[ONNX]), Session(data)], task)
-    figures = {"accuracy": after, "accuracy_float": before, "samples": count}
-    if after < before - TOLERANCE:
-        made.left_out[INT8] = (
-            f"int8 may cost {100 * TOLERANCE:g} points of accuracy, but costs {100 * (before - after):.2f} "
-            f"on {count} samples"
-        )
-        return
-    made.parity[INT8] = figures
-    made.contents[INT8] = data
+    made.left_out[INT8] = (
+        f"int8 may cost {100 * TOLERANCE:g} points of accuracy, but costs {100 * (before - after):.2f} "
+        f"on {count} samples"
+    )
 
 
 def _parity(

@@ -114,6 +114,29 @@ def test_int8_keeps_the_accuracy_within_half_a_point_or_is_left_out(
     assert INT8 not in worse.contents
 
 
+class _Masked(nn.Module):
+    """Which of the first four numbers is the largest; a mask shuts the others out by a number beyond all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(8, 8, bias=False)
+        nn.init.eye_(self.mix.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.tensor([0.0] * 4 + [-1e9] * 4)
+        return torch.softmax(self.mix(x) + mask, -1)[:, :4]
+
+
+def test_what_has_a_mask_is_rounded_in_its_products_alone(tmp_path: Path) -> None:
+    task = TinyTask()
+    network = _Masked().eval()
+    made = write_formats(tmp_path, network, task.example_inputs(), ("onnx", "int8"), task)
+    whole = to_int8(made.contents[ONNX], task)
+    (before, after), _ = scores([Session(made.contents[ONNX]), Session(whole)], task)
+    assert after < before - 0.005  # the mask's range leaves nothing for the scores
+    assert made.parity[INT8]["accuracy"] >= before - 0.005
+
+
 def test_int8_without_data_is_left_out(tmp_path: Path) -> None:
     made = write_formats(tmp_path, nn.Linear(3, 2).eval(), (torch.randn(2, 3),), ("int8",))
     assert "there is no task" in made.left_out[INT8]
