@@ -16,6 +16,7 @@ from objectives.task import Task
 from search.books import Books
 from search.export import export, read_network
 from search.formats.onnx_file import missing
+from search.joining import home_of
 from search.result import TrialResult
 from spaces.errors import ExportError, StudyError
 from spaces.profile import CompressionProfile
@@ -115,7 +116,9 @@ def _network(study: Study, result: TrialResult, task: Task) -> nn.Module:
     """The finished network as the trial left it."""
     folder = study.folder.checkpoints(result.request.key)
     if not (folder / "architecture.json").is_file():
-        raise StudyError(f"the network of trial {result.number} must be in {folder}, but is not: run its profile again")
+        place = home_of(study, result.number)
+        remedy = "run its profile again" if place is None else f"export it where it was trained, in {place}"
+        raise StudyError(f"the network of trial {result.number} must be in {folder}, but is not: {remedy}")
     try:
         rebuilt = json.loads((folder / "architecture.json").read_text(encoding="utf-8")).get("rebuild")
     except (OSError, ValueError, AttributeError) as error:

@@ -8,13 +8,14 @@ import uuid
 from typing import TYPE_CHECKING
 
 from objectives.loading import task_hash
+from search.database import is_shared
 from search.register import Agreement, Register
 from search.share import entries_in
 from search.state import State
 from search.study_file import StudyFile
 from search.study_tables import seconds
 from search.toml import to_toml
-from spaces.errors import StudyError
+from spaces.errors import StorageError, StudyError
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -36,9 +37,8 @@ def joined(study: Study, state: State, url: str) -> tuple[Register, Agreement]:
         StudyFileError: If the file is not what the first driver began with.
         StudyError: If the database has another study of that name, or the task is another one.
     """
-    place = f"{socket.gethostname()}:{study.home.root}"
     driver = state.driver or uuid.uuid4().hex
-    register = Register(url, study.name, driver, place, seconds(study.file.storage.takeover))
+    register = Register(url, study.name, driver, place_of(study), seconds(study.file.storage.takeover))
     try:
         own = Agreement(
             state.identity, shared_text(study.file), _made_of(study.file), judged=dict(study.file.constraints)
@@ -49,6 +49,26 @@ def joined(study: Study, state: State, url: str) -> tuple[Register, Agreement]:
         register.close()
         raise
     return register, agreed
+
+
+def place_of(study: Study) -> str:
+    """Where this driver is, for people: ``host:/home``."""
+    return f"{socket.gethostname()}:{study.home.root}"
+
+
+def home_of(study: Study, number: int) -> str | None:
+    """Where another driver is that decided a trial of a shared study, ``host:/home``; None where it is not known."""
+    url = study.file.storage.optuna
+    if url is None or not is_shared(url):
+        return None
+    register = Register(url, study.name, "", "")
+    try:
+        place = register.place_of(str(number))
+        return None if place == place_of(study) else place
+    except StorageError:
+        return None
+    finally:
+        register.close()
 
 
 def shared_text(file: StudyFile) -> str:
