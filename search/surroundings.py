@@ -50,7 +50,7 @@ def listening(driver: Stoppable, tell: Tell = _on_standard_error) -> Iterator[No
 
     def heard(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and driver.halted:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            raise KeyboardInterrupt
         driver.stop("interrupted", now=number == signal.SIGTERM or driver.stopped)
         tell(STOPPING if driver.halted else FINISHING)
 
