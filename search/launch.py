@@ -172,7 +172,7 @@ class _Run:
         work = self._with_baseline(work, task)
         books = Books(file.directions, file.criteria, self.state.baseline)
         books.read(folder)
-        self.searcher = searcher = self._searcher(books)
+        searcher = self._searcher(books)
         writer = self._writer(recorder)
         tags = {"data.hash": self.state.task_hash[:16]}
         writer.open(self.state.baseline, tags, censored(file.text), books.results.values())
@@ -339,6 +339,7 @@ class _Run:
                 trials=file.study.trials,
                 identity=self.state.identity,
             )
+        self.searcher = searcher
         if (books.results or self.register is not None) and judged != file.constraints:
             searcher.judge_again(books.results)
         else:
