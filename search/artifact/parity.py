@@ -21,7 +21,7 @@ from spaces.errors import ExportError
 INPUTS = "inputs.safetensors"
 OUTPUTS = "outputs.safetensors"
 #: Of the largest output: what another order of sums may change, and far below what a wrong weight does.
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 _SECONDS = 300
 _PACKAGES = Path(__file__).parents[2]
 
@@ -64,8 +64,13 @@ def outputs_in_fresh_process(folder: Path, inputs: Sequence[Tensor]) -> list[Ten
         return [stored[str(i)].clone() for i in range(len(stored))]
 
 
-def compared(expected: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, Any]:
+def compared(expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float = TOLERANCE) -> dict[str, Any]:
     """The largest difference between outputs, as ``parity.json`` holds it.
+
+    Args:
+        expected: What is given in memory.
+        found: What is given elsewhere.
+        tolerance: What they may differ by, as a share of the largest output or, where all are below 1, of 1.
 
     Raises:
         ExportError: If they are not the same outputs within rounding.
@@ -80,6 +85,6 @@ def compared(expected: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, A
             apart = torch.where((a == b) | (a.isnan() & b.isnan()), 0.0, (a - b).abs())
             difference = max(difference, float(apart.nan_to_num(torch.inf).max()))
             largest = max(largest, float(a[a.isfinite()].abs().max()) if a.isfinite().any() else 0.0)
-    if difference > _TOLERANCE * max(1.0, largest):
+    if difference > tolerance * max(1.0, largest):
         raise ExportError(f"the reloaded network must compute the same, but its outputs differ by {difference:.3g}")
     return {"max_abs_difference": difference, "max_abs_output": largest, "threads": torch.get_num_threads()}

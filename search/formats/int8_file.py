@@ -27,7 +27,7 @@ CALIBRATION = 8
 SAMPLES = 2_048
 PRODUCTS = ["Conv", "Gemm", "MatMul"]
 #: What int8 may cost: half a point.
-TOLERANCE = 0.005
+LOSS = 0.005
 
 
 def to_int8(model: bytes, task: Task, *, everything: bool = True) -> bytes:

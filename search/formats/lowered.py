@@ -72,3 +72,8 @@ def lowered(network: nn.Module, *, rounding: bool = True) -> nn.Module:
         assert isinstance(layer, CodedLayer)
         setattr(copied.get_submodule(parent), attribute, WrittenOut(layer, rounding=rounding).eval())
     return copied.eval()
+
+
+def rounds(network: nn.Module) -> bool:
+    """Whether any layer rounds its inputs."""
+    return any(isinstance(m, CodedLayer) and m.activations != "none" for m in network.modules())

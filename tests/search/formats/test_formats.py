@@ -108,7 +108,7 @@ def test_int8_keeps_the_accuracy_within_half_a_point_or_is_left_out(
     (before, after), count = scores([Session(made.contents[ONNX]), Session(data)], task)
     assert count == 256
     assert abs(before - after) < 0.05
-    monkeypatch.setattr(module, "TOLERANCE", -2.0)
+    monkeypatch.setattr(module, "LOSS", -2.0)
     worse = write_formats(tmp_path, network, task.example_inputs(), ("int8",), task)
     assert "may cost" in worse.left_out[INT8]
     assert INT8 not in worse.contents
