@@ -15,8 +15,9 @@ from objectives.task import call, move
 from search.surgery import granularity_codes as codes
 from search.surgery.granularity_controllers import Controller, InputVariance, Learned, controller_for
 from search.surgery.granularity_levels import View, mean, steady, within
-from search.surgery.granularity_places import eligible
-from search.surgery.granularity_units import Grain, GranularityUnit, Moves, Seen, grains, kind_of, put_on, units
+from search.surgery.granularity_places import eligible, groups_of
+from search.surgery.granularity_rows import kind_of
+from search.surgery.granularity_units import Grain, GranularityUnit, Moves, Seen, grains, put_on, units
 from search.surgery.mechanism import Clock, Mechanism, Receipt
 from search.surgery.site import Site
 from spaces.granularity import GranularityPolicy
@@ -57,7 +58,7 @@ class Granularity(Mechanism):
         self._decisions = self.policy.decision_steps(site.steps)
         names, self._left_alone = eligible(site)
         for layer in names.values():
-            grain = Grain(_groups(layer, self.policy.group), [], self.policy.activations, self._half)
+            grain = Grain(groups_of(layer, self.policy.group), [], self.policy.activations, self._half)
             grain.bits = [32] * len(grain.counts)
             put_on(layer, grain)
         work = self._probe(site)
@@ -124,7 +125,7 @@ class Granularity(Mechanism):
         for (name, _), share in zip(self._owners, self._shares, strict=True):
             shares_by_layer[name] = shares_by_layer.get(name, 0.0) + share
         layers = units(self.site.network)
-        excess = [share * _excess_bits(layers[name].weight) for name, share in shares_by_layer.items()]
+        excess = [share * codes.excess_bits(layers[name].weight) for name, share in shares_by_layer.items()]
         return self.policy.penalty * torch.stack(excess).sum()
 
     def after_step(self, clock: Clock) -> None:
@@ -331,26 +332,6 @@ class Granularity(Mechanism):
             self._logits.copy_(state["logits"].to(self._logits.device))
         own = {k.removeprefix("controller/"): v for k, v in state.items() if k.startswith("controller/")}
         self._controller.load_state(own)
-
-
-def _groups(layer: Any, group: str) -> tuple[int, ...]:
-    """Output channels of each unit of a layer."""
-    count = int(layer.weight.shape[0])
-    if group == "layer" or getattr(layer, "groups", 1) != 1:
-        return (count,)
-    size = int(group)
-    return tuple(min(size, count - start) for start in range(0, count, size))
-
-
-def _excess_bits(weight: Tensor) -> Tensor:
-    """Bits that the range takes beyond the signal: log2(max|w| / rms(w)), on average over the output channels."""
-    flat = weight.flatten(1)
-    on = (flat != 0).sum(1).clamp_min(1)
-    power = flat.square().sum(1) / on
-    alive = power > 0
-    peak = flat.abs().amax(1)
-    ratio = torch.where(alive, peak / power.clamp_min(1e-30).sqrt(), torch.ones_like(peak))
-    return ratio.log2().mean()
 
 
 __all__ = ["Granularity", "GranularityUnit"]

@@ -165,3 +165,14 @@ class _Clipped(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (inside,) = ctx.saved_tensors
         return grads[0] * inside, None
+
+
+def excess_bits(weight: Tensor) -> Tensor:
+    """Bits that the range takes beyond the signal: log2(max|w| / rms(w)), on average over the output channels."""
+    flat = weight.flatten(1)
+    on = (flat != 0).sum(1).clamp_min(1)
+    power = flat.square().sum(1) / on
+    alive = power > 0
+    peak = flat.abs().amax(1)
+    ratio = torch.where(alive, peak / power.clamp_min(1e-30).sqrt(), torch.ones_like(peak))
+    return ratio.log2().mean()

@@ -12,8 +12,9 @@ from search.surgery.channel import Channel
 from search.surgery.connectivity import Connectivity
 from search.surgery.granularity_codes import quantized
 from search.surgery.granularity_dynamic import MovingConvolution, MovingLayer, MovingLinear
-from search.surgery.granularity_layers import CodedConvolution, CodedLayer, CodedLinear, runs
-from search.surgery.granularity_units import Grain, decoded, segments, units
+from search.surgery.granularity_layers import CodedConvolution, CodedLayer, CodedLinear
+from search.surgery.granularity_rows import decoded, runs, segments
+from search.surgery.granularity_units import Grain, units
 from spaces.errors import NetworkError
 
 _NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}

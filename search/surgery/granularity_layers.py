@@ -17,14 +17,11 @@ from torch.nn import functional as F
 
 from search.surgery import granularity_codes as codes
 from search.surgery.granularity_kernels import Kernel, kernel_for
-from search.surgery.granularity_units import coded, kind_of
+from search.surgery.granularity_rows import LEVELS, Rows, checked, coded, packed, positions, unpacked
 from spaces.errors import ExportError
 
-#: Runs of output channels: bits and how many.
-Rows = tuple[tuple[int, int], ...]
 _HALVES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _KINDS = ("none", "dynamic", "static")
-_LEVELS = (32, 16, 8, 4, 2)
 _HELD = ("int8", "int4", "int2", "float16", "float32", "scale")
 
 
@@ -100,7 +97,7 @@ class CodedLayer(nn.Module):
     @torch.no_grad()
     def hold(self, weight: Tensor, bias: Tensor | None, input_range: Tensor | None) -> None:
         """Take up the weights of a layer in float32, each row at its level."""
-        at = {bits: _positions(self.rows, bits) for bits in _LEVELS}
+        at = {bits: positions(self.rows, bits) for bits in LEVELS}
         scales = []
         for bits in (8, 4, 2):
             if len(at[bits]):
@@ -199,7 +196,7 @@ class CodedLayer(nn.Module):
             device = next(value.device for value in self._buffers.values() if value is not None)
             empty = torch.zeros(0, *self.shape[1:], dtype=torch.int8, device=device)
             weight = torch.cat(integers) if integers else empty
-            at = [position for bits in (8, 4, 2, 16, 32) for position in _positions(self.rows, bits).tolist()]
+            at = [position for bits in (8, 4, 2, 16, 32) for position in positions(self.rows, bits).tolist()]
             order = None if at == sorted(at) else torch.tensor(at, device=device).argsort()
             scale = cast(Tensor, self._buffers.get("scale", torch.ones(0, device=device)))
             self._working = _Working(
@@ -286,72 +283,3 @@ class CodedConvolution(CodedLayer):
 
     def kernel(self, weight: Tensor, scale: Tensor) -> Kernel | None:
         return kernel_for(weight, scale, self.__dict__["_geometry"])
-
-
-def checked(rows: object, count: int) -> Rows:
-    """Runs of rows as a file gives them.
-
-    Raises:
-        ExportError: If they are no runs of known levels that make up so many rows.
-    """
-    good = isinstance(rows, tuple | list) and all(
-        isinstance(run, tuple | list) and len(run) == 2 and run[0] in _LEVELS and type(run[1]) is int and run[1] > 0
-        for run in rows
-    )
-    if not good or sum(run[1] for run in cast(Rows, rows)) != count:
-        raise ExportError(
-            f"a layer of codes must say the bits of all of its {count} rows, but does not: export it again"
-        )
-    return tuple((int(bits), int(number)) for bits, number in cast(Rows, rows))
-
-
-def packed(values: Tensor, bits: int) -> Tensor:
-    """Codes as bytes, the first in the lowest bits.
-
-    Args:
-        values: (O, K) int8 in [-2^(bits-1), 2^(bits-1)).
-        bits: 8 (as they are), 4 or 2.
-
-    Returns:
-        (O, ceil(K * bits / 8)), uint8 for 4 and 2.
-    """
-    if bits == 8:
-        return values.contiguous()
-    each = 8 // bits
-    wide = F.pad(values.to(torch.int16) & ((1 << bits) - 1), (0, -values.shape[1] % each))
-    parts = wide.view(len(values), -1, each)
-    return sum((parts[..., i] << (bits * i) for i in range(each)), torch.zeros_like(parts[..., 0])).to(torch.uint8)
-
-
-def unpacked(values: Tensor, bits: int, count: int) -> Tensor:
-    """The inverse of `packed`: (O, count) int8."""
-    if bits == 8:
-        return values
-    each, half = 8 // bits, 1 << (bits - 1)
-    wide = values.to(torch.int16)
-    parts = torch.stack([(wide >> (bits * i)) & ((1 << bits) - 1) for i in range(each)], -1)
-    return (((parts ^ half) - half).flatten(1)[:, :count]).to(torch.int8).contiguous()
-
-
-def runs(bits: Sequence[int]) -> Rows:
-    """Levels of rows as runs."""
-    found: list[tuple[int, int]] = []
-    for level in bits:
-        if found and found[-1][0] == level:
-            found[-1] = (level, found[-1][1] + 1)
-        else:
-            found.append((level, 1))
-    return tuple(found)
-
-
-def _positions(rows: Rows, bits: int) -> Tensor:
-    found: list[int] = []
-    start = 0
-    for level, count in rows:
-        if level == bits:
-            found += range(start, start + count)
-        start += count
-    return torch.tensor(found, dtype=torch.int64)
-
-
-__all__ = ["CodedConvolution", "CodedLayer", "CodedLinear", "Rows", "checked", "kind_of", "packed", "runs", "unpacked"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from torch import fx, nn
 
@@ -33,3 +34,12 @@ def eligible(site: Site) -> tuple[dict[str, nn.Module], int]:
         if owners[id(weights[weight])] == 1:
             found[name] = module
     return found, len(weights) - len(found)
+
+
+def groups_of(layer: Any, group: str) -> tuple[int, ...]:
+    """Output channels of each unit of a layer."""
+    count = int(layer.weight.shape[0])
+    if group == "layer" or getattr(layer, "groups", 1) != 1:
+        return (count,)
+    size = int(group)
+    return tuple(min(size, count - start) for start in range(0, count, size))

@@ -6,8 +6,7 @@ codes themselves, exactly as the finished layer does. It starts in float32, wher
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from search.surgery import granularity_codes as codes
+from search.surgery.granularity_rows import coded, decoded, segments
 
-#: What a unit's rows are made of.
-Segment = tuple[str, int, int]
 #: How fast a static range follows what is seen.
 _FOLLOWS = 0.05
 
@@ -302,42 +300,6 @@ def bypassed(network: nn.Module) -> Iterator[None]:
     finally:
         for grain, was in zip(found, before, strict=True):
             grain.bypassed = was
-
-
-def segments(bits: Sequence[int]) -> list[Segment]:
-    """Rows of one kind that lie together: ``full``, ``half`` or ``coded``, from, to (not included)."""
-    found, start = [], 0
-    for kind, rows in itertools.groupby(bits, key=kind_of):
-        stop = start + sum(1 for _ in rows)
-        found.append((kind, start, stop))
-        start = stop
-    return found
-
-
-def kind_of(bits: int) -> str:
-    """How numbers of so many bits are held."""
-    return "full" if bits > 16 else "half" if bits == 16 else "coded"
-
-
-def coded(weight: Tensor, bits: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Codes of rows at levels of their own, and what code 1 is worth in each: (O, ...) int8, (O,)."""
-    scale = codes.scales(weight)
-    whole = codes.encode(weight, scale)
-    if len(set(bits)) == 1:
-        return codes.nested(whole, bits[0]), scale * (1 << (8 - bits[0]))
-    parts, factors, start = [], [], 0
-    for level, rows in itertools.groupby(bits):
-        count = sum(1 for _ in rows)
-        parts.append(codes.nested(whole[start : start + count], level))
-        factors += [1 << (8 - level)] * count
-        start += count
-    return torch.cat(parts), scale * torch.tensor(factors, device=scale.device, dtype=scale.dtype)
-
-
-def decoded(weight: Tensor, bits: Sequence[int]) -> Tensor:
-    """Rows as they are at levels of their own."""
-    whole, scale = coded(weight, bits)
-    return whole.to(scale.dtype) * codes.rows(scale, whole)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from torch import nn
 from search.surgery import granularity_codes as codes
 from search.surgery.granularity_finish import replace_units
 from search.surgery.granularity_kernels import available, execution_of
-from search.surgery.granularity_layers import checked, packed, runs, unpacked
-from search.surgery.granularity_units import Grain, coded
+from search.surgery.granularity_rows import checked, coded, packed, runs, unpacked
+from search.surgery.granularity_units import Grain
 from spaces.errors import ExportError
 
 finite = st.floats(-1e4, 1e4, width=32)

@@ -14,7 +14,7 @@ from objectives.cost import macs
 from objectives.execution import gates
 from objectives.outcome import Outcome
 from objectives.task import Split
-from objectives.tasks.resnet import ResNet
+from objectives.tasks.resnet import Block, ResNet
 from search.surgery.finalize import finalize, plain
 from search.surgery.routing import Routing
 from search.surgery.routing_gate import RoutingGate
@@ -60,7 +60,7 @@ def opened(site: Site) -> dict[str, RoutingGate]:
 def resnet(silent: int | None = None) -> nn.Module:
     torch.manual_seed(0)
     network = ResNet(8)
-    blocks = [module for module in network.modules() if hasattr(module, "bn2")]
+    blocks = [module for module in network.modules() if isinstance(module, Block)]
     if silent is not None:
         nn.init.zeros_(blocks[silent].bn2.weight)
         nn.init.zeros_(blocks[silent].bn2.bias)
@@ -109,8 +109,8 @@ def test_blocks_go_one_after_the_other_and_leave_the_finished_network() -> None:
     assert isinstance(routing, Routing)
     network = finalize(site, mechanisms)
     assert not gates(network)
-    outcome = Outcome(network, {}, Ledger([], {}, {}), site.profile, {}, task.example_inputs())
-    whole = Outcome(task.network(), {}, Ledger([], {}, {}), site.profile, {}, task.example_inputs())
+    outcome = Outcome(network, {}, Ledger((), {}, {}), site.profile, {}, task.example_inputs())
+    whole = Outcome(task.network(), {}, Ledger((), {}, {}), site.profile, {}, task.example_inputs())
     assert macs(outcome) < macs(whole)
     assert site.receipts["routing"] == {
         "decisions": 4, "gates": 1, "shut": 1, "always_open": 0, "dynamic": 0, "refused": 0, "entropy": 0, "spread": 0,
