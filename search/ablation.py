@@ -19,10 +19,10 @@ from scipy import stats
 
 from search.books import read_result, write_result
 from search.home import driver_lock
-from search.launch import record_of, same_task, work_for
 from search.result import Report, TrialRequest, TrialResult
 from search.runners.choice import runner_for
 from search.surroundings import home_for_tasks, listening, logged
+from search.working import record_of, same_task, work_for
 from spaces.ablation import WHOLE, variants
 from spaces.errors import StudyError
 

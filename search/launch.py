@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,19 +13,16 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from dashboards.frames import Frames
-from objectives.loading import task_hash
 from objectives.task import Task
 from search.artifact.network import read_network
 from search.books import Books
-from search.buds.trial import run_bud_trial
 from search.database import PATIENCE, censored, is_shared, without_password
 from search.driver import Driver
 from search.home import driver_lock, repair_journal, sweep, write_text
 from search.joining import joined
-from search.latency.wanted import clocked_for
 from search.progress import Progress
 from search.record import FrontMember, Record, member_files, study_files
-from search.record.runs import MODELS_KEPT
+from search.record.front import MODELS_KEPT
 from search.register import Agreement, Register
 from search.result import TrialResult
 from search.runners.choice import runner_for
@@ -39,8 +35,9 @@ from search.shared_searcher import SharedSearcher
 from search.state import State, read_state, write_state
 from search.surroundings import home_for_tasks, listening, logged, recording
 from search.trial import run_trial
+from search.working import record_of, same_task, work_for
 from search.writer import Writer
-from spaces.errors import PleachError, StudyError
+from spaces.errors import PleachError
 
 if TYPE_CHECKING:
     from search.study import Study
@@ -71,54 +68,6 @@ def launch(study: Study, progress: Progress, trial: RunTrial = run_trial) -> Non
             raise
         finally:
             run.close()
-
-
-def same_task(study: Study, state: State) -> str:
-    """What the study's task is made of.
-
-    Raises:
-        StudyError: If that has changed since the study's first run.
-    """
-    reference = study.file.task_reference
-    made_of = task_hash(reference.target, reference.args, reference.source)
-    if state.task_hash and state.task_hash != made_of:
-        raise StudyError(
-            f"the task of {study.name!r} must stay what it was in the first run, but {reference.target} has "
-            f"changed: undo it, or start another study with --name NEW --from {study.name}"
-        )
-    return made_of
-
-
-def work_for(study: Study, trial: RunTrial = run_trial) -> Work:
-    """What all trials of a study share, but for the baseline."""
-    resources = study.file.resources
-    return Work(
-        study.file.task_reference,
-        study.file.measures,
-        {},
-        study.folder.root / "checkpoints",
-        device="cuda" if resources.gpu > 0 else "cpu",
-        threads=max(1, int(resources.cpu)),
-        home=study.home.root,
-        clocked=clocked_for(study.file, study.home),
-        run_trial=run_bud_trial if study.file.buds and trial is run_trial else trial,
-    )
-
-
-def record_of(
-    study: Study, state: State, turn: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
-) -> Record:
-    """The study in MLflow; it opens in the background."""
-    return Record(
-        study.mlflow_uri,
-        task=study.task_name,
-        study=study.name,
-        artifacts=study.home.artifacts,
-        knobs=study.file.space.distributions(),
-        location=study.file.storage.artifacts,
-        origin=state.identity if is_shared(study.file.storage.optuna) else None,
-        turn=turn,
-    )
 
 
 def _prepared(study: Study) -> State:

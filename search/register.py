@@ -16,57 +16,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Connection, DateTime, Float, Integer, MetaData, Row, Table, Text, text
+from sqlalchemy import Connection, Row, text
 
 from search.database import Patience, opened, translated, turn
+from search.register_tables import ALIVE, DECIDE, ENTER, LEFT_ALONE, METADATA
 
 logger = logging.getLogger(__name__)
 
 #: A driver that has not been heard of for so many seconds counts as dead; it is heard of six times as often.
 GRACE = 60.0
 T = TypeVar("T")
-
-METADATA = MetaData()
-STUDIES = Table(
-    "pleach_studies",
-    METADATA,
-    Column("study", Text, primary_key=True),
-    Column("agreement", Text, nullable=False),
-)
-DRIVERS = Table(
-    "pleach_drivers",
-    METADATA,
-    Column("study", Text, primary_key=True),
-    Column("driver", Text, primary_key=True),
-    Column("place", Text, nullable=False),
-    Column("grace", Float, nullable=False),
-    Column("beat", DateTime(timezone=True), nullable=False),
-)
-#: `number` is a trial's, and none where a finalist is confirmed; `turn` counts what was decided, in this order.
-CLAIMS = Table(
-    "pleach_claims",
-    METADATA,
-    Column("study", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("number", Integer),
-    Column("driver", Text),
-    Column("turn", Integer),
-    Column("result", Text),
-)
-
-#: Drivers that were heard of lately. Right after the server's own start nobody was heard of, and nobody is dead.
-ALIVE = """select driver from pleach_drivers where study = :study and (
-    beat > clock_timestamp() - make_interval(secs => grace)
-    or (beat > '-infinity' and pg_postmaster_start_time() > clock_timestamp() - make_interval(secs => grace)))"""
-LEFT_ALONE = f"(driver is null or (driver <> :me and driver not in ({ALIVE})))"
-
-#: A result of what is held, and one that lies in a home from an earlier run.
-DECIDE = """update pleach_claims set result = :text, turn = :turn
-    where study = :study and key = :key and driver = :me and result is null"""
-ENTER = """insert into pleach_claims (study, key, number, driver, turn, result)
-    values (:study, :key, :number, :me, :turn, :text)
-    on conflict (study, key) do update set result = :text, turn = :turn
-    where pleach_claims.driver = :me and pleach_claims.result is null"""
 
 
 @dataclass(frozen=True)

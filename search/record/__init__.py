@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from search.record.frames import tabulate
+from search.record.front import FrontMember
 from search.record.report import member_files, study_files
-from search.record.runs import FrontMember, Record
+from search.record.runs import Record
 
 __all__ = ["FrontMember", "Record", "member_files", "study_files", "tabulate"]

@@ -11,43 +11,21 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from search.machine import git_commit, hardware
 from search.record.entries import files_of, metric_name, params_of, points_of, tags_of
+from search.record.front import MODELS_KEPT, FrontMember
 from search.result import TrialResult
 from spaces import POLICIES
 from spaces.errors import ExportError, StorageError, UnreachableError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from search.record.store import Store
-
-#: At most so many networks of a front are kept, and the champion.
-MODELS_KEPT = 3
-
-
-@dataclass(frozen=True)
-class FrontMember:
-    """One trial of the final front.
-
-    Args:
-        number: The trial.
-        champion: Whether it is the best one.
-        files: Texts to keep with its run by name, e.g. ``layers.html``.
-        network: The finalized network in eval mode on the CPU; None where its weights are gone.
-        inputs: Example inputs of at least two samples.
-    """
-
-    number: int
-    champion: bool = False
-    files: Mapping[str, str] = field(default_factory=dict)
-    network: nn.Module | None = None
-    inputs: tuple[Tensor, ...] = ()
 
 
 class Record:
