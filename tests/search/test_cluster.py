@@ -58,7 +58,7 @@ class Odd(nn.Module):
         self.thin = nn.Parameter(torch.randn(2, 3).to(torch.bfloat16), requires_grad=False)
         self.loose = torch.eye(4)
         self.empty = torch.empty(0, 5)
-        self.scale = lambda x: x * 2.0  # a function without a name
+        self.scale: Callable[[torch.Tensor], torch.Tensor] = lambda x: x * 2.0  # a function without a name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.scale(self.second(self.first(x) @ self.loose))

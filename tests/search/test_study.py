@@ -210,7 +210,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         def finish(self, *_: object, **__: object) -> None: ...
 
-    monkeypatch.setattr("search.launch.Record", Unrecorded)
+    monkeypatch.setattr("search.working.Record", Unrecorded)
     return written
 
 
