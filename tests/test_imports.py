@@ -37,6 +37,7 @@ INSIDE: dict[tuple[str, str], str] = {
     ("search/cli.py", "importlib.metadata"): "only `--version` needs it",
     ("search/runners/choice.py", "search.runners"): "Ray reads its settings when it is imported",
     ("search/commands/submit.py", "search.runners.jobs"): "Ray reads its settings when it is imported",
+    ("search/service/processes.py", "search.runners"): "Ray reads its settings when it is imported",
     ("search/commands/buds.py", "search.buds.replicas"): "Ray reads its settings when it is imported",
     ("search/record/runs.py", "search.record.store"): "MLflow takes seconds to import, which happens in the background",
     ("search/record/runs.py", "search.record.models"): "it imports MLflow",

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from search.home import Home
 from search.service.allowed import Allowed
-from search.service.api import Service, application
+from search.service.api import application
 from search.service.guard import Limits
+from search.service.parts import Service
+from search.service.processes import Processes
 from search.service.server import Address, run
 from search.service.tokens import Tokens
 from spaces.errors import RequestError
@@ -21,6 +23,7 @@ def serve_home(
     tasks: Path | None,
     names: Sequence[str],
     limits: Limits,
+    cluster: str | None,
     ready: Callable[[str], None],
 ) -> None:
     """Serve a home's studies until a signal ends it; the studies go on.
@@ -31,6 +34,7 @@ def serve_home(
         tasks: The operator's file; None: only `names`.
         names: Tasks that come along and may be launched as they are.
         limits: What a caller may ask for.
+        cluster: The address of a cluster's dashboard, which gets every study as a job; None: this machine.
         ready: Called with the address once requests are answered.
 
     Raises:
@@ -46,5 +50,7 @@ def serve_home(
             "pleach token add NAME --rights read,launch"
         )
     allowed = Allowed.load(tasks) if tasks is not None else Allowed.of(names)
-    app = application(Service.of(home, allowed, limits), tokens, secure=address.secure)
+    processes = Processes(home, cluster)
+    processes.check()
+    app = application(Service.of(home, allowed, limits, processes), tokens, secure=address.secure)
     run(app, address, ready=ready, connections=limits.connections)

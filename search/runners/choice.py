@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from objectives.task import Task
 from search.home import Home, ray_folder
-from search.runners.environment import settle
+from search.runners.environment import IN_JOB, settle
 from search.runners.inline import InlineRunner
 from search.runners.runner import Runner
 from search.study_tables import ResourcesTable, size
@@ -36,7 +37,9 @@ def runner_for(
     folder = ray_folder(home)
     if folder.parent != home.root:
         keep(str(folder))
-    settle(folder if resources.address is None else None)
+    # A job that names no cluster means its own, so the same study runs here today and there tomorrow.
+    address = resources.address or ("auto" if IN_JOB in os.environ else None)
+    settle(folder if address is None else None)
     # Ray reads its settings when it is imported.
     from search.runners.cluster import Share
     from search.runners.tune import TuneRunner
@@ -47,7 +50,7 @@ def runner_for(
         concurrent=resources.concurrent,
         share=Share(resources.cpu, resources.gpu, size(resources.memory) if resources.memory else None),
         allowed=resources.memory or "",
-        address=resources.address,
+        address=address,
         target=target,
         tell=tell,
     )

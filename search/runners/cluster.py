@@ -14,13 +14,12 @@ from typing import Any
 import ray
 
 from search.home import storing
+from search.runners.environment import IN_JOB
 from search.runners.parcel import stage
 from spaces.errors import StudyError
 
 #: A study needs room for its task's arrays only; Ray would take a third of the memory.
 LEAST_STORE = 128 * 1024**2
-#: Set in the processes of a job, whose workers have its code already.
-IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 Tell = Callable[[str], None]
 

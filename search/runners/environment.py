@@ -28,6 +28,8 @@ LOCAL: Mapping[str, str] = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # binds to the loopback, not to every interface
     "RAY_AUTH_MODE": "token",
 }
+#: Set in the processes of a job: they have its code already, and its cluster is where they are.
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def settle(folder: Path | None) -> None:

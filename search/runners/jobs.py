@@ -1,4 +1,4 @@
-"""A study as a job of a Ray cluster: submitted from anywhere, driven on the cluster's head."""
+"""Studies as jobs of a Ray cluster: sent from anywhere, driven on the cluster's head."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import secrets
 import shlex
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.job_submission import JobSubmissionClient
-
+from search.runners.head import Head
 from search.runners.parcel import stage
 from search.study_file import StudyFile
 from search.toml import to_toml
-from spaces.errors import StudyError, StudyFileError
+from spaces.errors import StudyFileError
 
 #: Where a job keeps its studies, on the cluster's head.
 HOME = "~/.pleach"
@@ -47,6 +47,11 @@ class Job:
         }
 
 
+def job_name(study: str) -> str:
+    """A new name for the job of a study."""
+    return f"pleach-{study}-{secrets.token_hex(4)}"
+
+
 def submit(
     file: StudyFile,
     address: str,
@@ -74,7 +79,7 @@ def submit(
     words = ["python", "-m", "search.cli", "run", "study.toml", "--home", home, "--name", study]
     words += ["--from", origin] if origin is not None else []
     words += [] if checked else ["--no-check"]
-    job = f"pleach-{study}-{secrets.token_hex(4)}"
+    job = job_name(study)
     text = _for_the_cluster(file)
     with tempfile.TemporaryDirectory(prefix="pleach-job-") as folder:
         code = stage(Path(folder) / "code", file.task.target)
@@ -82,16 +87,47 @@ def submit(
         reference = file.task_reference
         if reference.source is not None:
             (code / _file_name(file.task.target)).write_text(reference.source, encoding="utf-8")
-        try:
-            client = JobSubmissionClient(address)
-            client.submit_job(entrypoint=shlex.join(words), submission_id=job, runtime_env={"working_dir": str(code)})
-        except (ConnectionError, RuntimeError, ValueError, ImportError, OSError) as error:
-            line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise StudyError(
-                f"the cluster at {address} does not take the study ({line}): give the address of its dashboard, as in "
-                "http://HEAD:8265, and install pleach[cluster] here and there"
-            ) from error
+        Head(address).send(job, shlex.join(words), code, {"study": study})
     return Job(job, study, address, home)
+
+
+def send_words(head: Head, job: str, file: StudyFile, words: Sequence[str], *, needs: Path, by: str) -> None:
+    """Let a cluster do what the command line does, with a home that its head shares with this machine.
+
+    Args:
+        head: Of the cluster.
+        job: Its name there.
+        file: The study.
+        words: Of the command line, e.g. ``run FILE --home HOME``; their paths absolute.
+        needs: A file of the home without which the head does not share it.
+        by: Who asks.
+
+    Raises:
+        StudyFileError: If the study cannot be a job.
+        StudyError: If the cluster does not take the job.
+    """
+    check_runner(file)
+    sorry = (
+        "the cluster's head must see the service's home under the same path, but does not: start the service on the "
+        "head, or share that folder with it"
+    )
+    entrypoint = (
+        f"test -r {shlex.quote(str(needs))} || {{ echo {shlex.quote(f'pleach: {sorry}')} >&2; exit 2; }}; "
+        f"exec {shlex.join(['python', '-m', 'search.cli', *words])}"
+    )
+    with tempfile.TemporaryDirectory(prefix="pleach-job-") as folder:
+        code = stage(Path(folder) / "code", file.task.target)
+        head.send(job, entrypoint, code, {"study": file.name, "by": by})
+
+
+def check_runner(file: StudyFile) -> None:
+    """Refuse a study that would train on the head itself.
+
+    Raises:
+        StudyFileError: If it would.
+    """
+    if file.resources.runner != "tune":
+        raise StudyFileError('resources.runner of a submitted study must be "tune", but is "inline": leave it out')
 
 
 def _for_the_cluster(file: StudyFile) -> str:
@@ -102,8 +138,7 @@ def _for_the_cluster(file: StudyFile) -> str:
                 f"a path in a submitted study must be the cluster's, from its root, but task.args.{name} is {value!r}: "
                 "write it in full, or give the data as the task's arrays"
             )
-    if file.resources.runner != "tune":
-        raise StudyFileError('resources.runner of a submitted study must be "tune", but is "inline": leave it out')
+    check_runner(file)
     data = tomllib.loads(file.text)
     data.setdefault("resources", {})["address"] = "auto"
     target = file.task.target

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 from a2wsgi import WSGIMiddleware
@@ -29,11 +28,8 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, StreamingResponse
 from pydantic import ValidationError
 
-from dashboards.app import Source
 from dashboards.app import application as dashboard
-from search.commands.dashboard import Readings
-from search.home import STUDY_NAME, Home
-from search.service.allowed import Allowed
+from search.home import STUDY_NAME
 from search.service.answers import (
     ChoiceAnswer,
     FrontAnswer,
@@ -46,12 +42,9 @@ from search.service.answers import (
     Trouble,
 )
 from search.service.asking import from_json, refused, trouble
-from search.service.control import Control
-from search.service.exports import Exports
-from search.service.guard import Guard, Limits
-from search.service.looks import Looks
+from search.service.guard import Guard
 from search.service.pages import docs_page
-from search.service.processes import Processes
+from search.service.parts import Service
 from search.service.stream import progress
 from search.service.tokens import Tokens
 from search.study_file import StudyFile
@@ -77,43 +70,6 @@ SAID: Mapping[int, str] = {
     422: "What is asked breaks a rule.",
     429: "Too many calls.",
 }
-
-
-@dataclass(frozen=True)
-class Service:
-    """What the calls are answered with.
-
-    Args:
-        home: Whose studies.
-        allowed: What may be launched.
-        limits: What a caller may ask for.
-        looks: Who looks.
-        control: Who launches, stops and resumes.
-        exports: Who exports.
-    """
-
-    home: Home
-    allowed: Allowed
-    limits: Limits
-    looks: Looks
-    control: Control
-    exports: Exports
-
-    @classmethod
-    def of(cls, home: Home, allowed: Allowed, limits: Limits | None = None) -> Service:
-        processes = Processes(home)
-        looks = Looks(home, processes)
-        return cls(home, allowed, limits or Limits(), looks, Control(home, allowed, processes, looks), Exports(home))
-
-    def source(self) -> Source:
-        """What the dashboard reads."""
-        readings = Readings(self.home).source()
-
-        def export(name: str, number: int) -> Any:
-            identity, trial = self.looks.exported(name, number, None)
-            return self.exports.wanted(name, identity, trial).result()
-
-        return Source(readings.studies, readings.load, export)
 
 
 def application(service: Service, tokens: Tokens, *, secure: bool = False) -> Guard:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from spaces.errors import PleachError, RequestError, StorageError, StudyError
+from spaces.errors import PleachError, RequestError, StorageError, StudyError, UnreachableError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -44,6 +44,9 @@ def status_of(error: PleachError) -> int:
 
 def refused(error: PleachError) -> JSONResponse:
     """The answer to an error; what the operating system said is the operator's to read."""
+    if isinstance(error, UnreachableError):
+        logger.error("%s", error)
+        return trouble(503, "a server that the service needs does not answer now: try later, or ask the operator")
     if isinstance(error, StorageError):
         logger.error("%s", error)
         return trouble(503, "the service's files cannot be read or written now: ask the operator, whose log has more")

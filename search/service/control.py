@@ -68,7 +68,7 @@ class Control:
             if self._processes.at_work(name):
                 raise StudyError(f"only a study at rest can be resumed, but {name!r} runs: stop it, or wait")
             self._check_room()
-            self._processes.resume(name, by, trials)
+            self._processes.resume(study.file, by, trials)
 
     def stop(self, name: str, *, now: bool) -> str:
         """Ask a study to stop; what it is going to do.
@@ -82,7 +82,8 @@ class Control:
             if launch is not None and self._processes.standing(name).state == "starting":
                 self._processes.end(launch)
                 return "now"
-            Study.load(name, self._home).stop(now=now)
+            if not self._processes.stop_job(name, now=now):
+                Study.load(name, self._home).stop(now=now)
         return "now" if now else "after the running trials"
 
     def _check_room(self) -> None:

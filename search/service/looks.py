@@ -124,9 +124,11 @@ class Watched:
         self.study, self._judged = study, judged
         summary = {key: value for key, value in study.summary(books=self.books).items() if key not in PRIVATE}
         if standing.state == "starting":
-            summary |= {"state": "starting", "reason": ""}
+            summary |= {"state": "starting", "reason": standing.reason}
         elif standing.state == "refused":
             summary |= {"reason": standing.reason}
+        elif standing.state == "driven" and self.processes.says_running(self.name):
+            summary |= {"state": "running", "reason": standing.reason}  # elsewhere, where no lock tells of its driver
         return _look(summary, state.identity)
 
 

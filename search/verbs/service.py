@@ -24,6 +24,13 @@ def serve(
     task: Annotated[
         list[str] | None, typer.Option(help="A task that comes along and may be launched; several times.")
     ] = None,
+    submit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Let a Ray cluster run every study as a job, e.g. http://head:8265; its head must see the home.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8400,
     certificate: Annotated[Path | None, typer.Option(help="For TLS, in PEM.")] = None,
@@ -45,7 +52,7 @@ def serve(
     address = Address(host, port, certificate, key, insecure)
     limits = Limits(bytes=round(megabytes * 2**20), rate=rate, burst=max(1.0, 2 * rate), failures=failures)
     ready = lambda where: typer.echo(f"serving at {where}", err=True)  # noqa: E731
-    serve_home(shared.home(home), address, tasks=tasks, names=task or (), limits=limits, ready=ready)
+    serve_home(shared.home(home), address, tasks=tasks, names=task or (), limits=limits, cluster=submit, ready=ready)
 
 
 @tokens.command()
