@@ -29,7 +29,8 @@ TROUBLE = (RuntimeError, ValueError, ImportError, OSError, RayError)
 Life = Literal["lives", "ended", "unknown"]
 
 # Else every job is two lines about the name of its package.
-logging.getLogger("ray").setLevel(logging.WARNING)
+for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class Head:

@@ -42,6 +42,8 @@ def nodes_on_this_machine(**head: Any) -> Iterator[Any]:
             "num_cpus": 0,
             "temp_dir": str(folder),
             "include_dashboard": False,
+            # Jobs go through it, and its usual port is that of any other cluster of this machine.
+            "dashboard_agent_listen_port": free_port(),
             "object_store_memory": STORE,
             # Else a dead node is only missed after half a minute.
             "_system_config": {
@@ -53,6 +55,9 @@ def nodes_on_this_machine(**head: Any) -> Iterator[Any]:
             **head,
         },
     )
+    # As `ray start` notes it: else a job takes the first cluster that it finds on this machine for its own.
+    for place in (folder, folder / "ray"):
+        (place / "ray_current_cluster").write_text(cluster.address, encoding="ascii")
     try:
         yield cluster
     finally:

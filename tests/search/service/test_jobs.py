@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from search.home import Home, driver
 from search.runners.choice import runner_for
-from search.runners.environment import IN_JOB
+from search.runners.environment import IN_JOB, settle
 from search.service.launches import Launch, Launches
 from search.service.looks import Looks
 from search.service.processes import SILENT, Processes, Standing
@@ -27,10 +26,23 @@ from tests.search.clusters import free_port, nodes_on_this_machine, pleach
 from tests.search.quick import TinyTask
 from tests.search.service.live import STUDY, Live, events, served, study, tokens
 
+# What imports Ray is imported within the tests: Ray reads its settings when it is imported.
+if TYPE_CHECKING:
+    from search.runners.head import Head
+
 NOBODY = "http://127.0.0.1:1"
 THERE: dict[str, Any] = {"runner": "tune", "concurrent": 1}
-SENT = {**study("sent", resources=THERE), "objectives": {"accuracy": "maximize", "macs": "minimize"}}
+LONG = {
+    **study("long", study={"trials": 400}, resources=THERE),
+    "objectives": {"accuracy": "maximize", "macs": "minimize"},
+}
 DECIDED = ("complete", "pruned", "failed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Ray keeps what it reads when it is first imported: the way in of the cluster below, too."""
+    settle(tmp_path_factory.mktemp("ray"))
 
 
 # -- a cluster that does not answer ---------------------------------------------------------------------------------
@@ -100,12 +112,6 @@ def cluster() -> Iterator[str]:
         yield f"http://{found.head_node.webui_url}"
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    home = tmp_path_factory.mktemp("service") / "home"
-    return SimpleNamespace(home=home, secrets=tokens(home))
-
-
 def job_of(live: Live, name: str) -> str:
     launch = Launches(live.home).latest(name)
     assert launch is not None
@@ -113,55 +119,53 @@ def job_of(live: Live, name: str) -> str:
     return launch.job
 
 
+def ended(head: Head, job: str) -> None:
+    limit = time.monotonic() + 120
+    while head.life(job) != "ended":
+        assert time.monotonic() < limit, head.log(job)
+        time.sleep(0.1)
+
+
 def decided(found: dict[str, Any]) -> int:
     return sum(found["trials"].get(state, 0) for state in DECIDED)
 
 
 @pytest.mark.slow
-def test_a_study_is_a_job_from_its_launch_to_its_end(cluster: str, place: Any) -> None:
+def test_a_head_that_does_not_see_the_home_says_so(cluster: str, tmp_path: Path) -> None:
     from search.runners.head import Head
     from search.runners.jobs import send_words
 
-    with served(place.home, place.secrets, "--submit", cluster) as live:
-        assert live.call("POST", "/v1/studies", token="read", json=STUDY).status_code == 403
-        assert "must be" in live.call("POST", "/v1/studies", json=STUDY).json()["error"]  # its runner is inline
-        live.launch(SENT)
-        head, job = Head(cluster), job_of(live, "sent")
-        assert head.life(job) == "lives"
-        # Meanwhile: a head that does not see the home says so.
-        file = StudyFile.of(study("blind", task={"target": "tests.search.quick:TinyTask"}, resources=THERE))
-        send_words(head, "pleach-blind-1", file, ["run"], needs=place.home / "elsewhere", by="ada")
-
-        seen = list(events(live.call("GET", "/v1/studies/sent/progress", stream=True)))
-        states = [data["state"] for name, _, data in seen if name == "study"]
-        assert states[0] == "starting"
-        assert states[-1] == "complete", seen
-        assert "interrupted" not in states
-        assert decided(live.get("/v1/studies/sent")) == 3
-        assert live.get("/v1/studies/sent/front")["front"]
-        assert live.get("/v1/studies/sent/best")["best"]["feasible"] is True
-    while head.life(job) == "lives":
-        time.sleep(0.2)
-    balanced(place.home, 3, "sent")
-    assert head.life("pleach-blind-1") == "ended"
+    head = Head(cluster)
+    file = StudyFile.of(study("blind", task={"target": "tests.search.quick:TinyTask"}, resources=THERE))
+    send_words(head, "pleach-blind-1", file, ["run", "x"], needs=tmp_path / "isn't", by="ada")
+    ended(head, "pleach-blind-1")
     assert "\npleach: the cluster's head must see the service's home" in head.log("pleach-blind-1")
+    assert head.life("pleach-nobody-1") == "ended"
 
 
 @pytest.mark.slow
-def test_a_job_outlives_the_service_and_is_found_again_stopped_and_gone_on_with(cluster: str, place: Any) -> None:
-    with served(place.home, place.secrets, "--submit", cluster) as first:
-        first.launch(study("long", study={"trials": 400}, resources=THERE))
+def test_a_job_outlives_the_service_and_is_found_again_stopped_resumed_and_followed(
+    cluster: str, tmp_path: Path
+) -> None:
+    from search.runners.head import Head
+
+    place = tmp_path / "home"
+    secrets = tokens(place)
+    with served(place, secrets, "--submit", cluster) as first:
+        assert first.call("POST", "/v1/studies", token="read", json=LONG).status_code == 403
+        assert "must be" in first.call("POST", "/v1/studies", json=STUDY).json()["error"]  # its runner is inline
+        first.launch(LONG)
         first.launch(study("soon", resources=THERE))
         assert first.call("POST", "/v1/studies/soon/stop").json()["stopping"] == "now"
         assert first.until("soon", "refused")["reason"] == "it was stopped before its first trial"
         first.until("long", "running")
         job = job_of(first, "long")
         first.kill()
-    folder = Home(place.home).study("long")
+    folder = Home(place).study("long")
     assert driver(folder) is not None
     folder.lock.write_text("")  # from now on its driver could as well be on another machine
-    assert Study.load("long", place.home).state.phase == "interrupted"
-    with served(place.home, place.secrets, "--submit", cluster) as second:
+    assert Study.load("long", place).state.phase == "interrupted"
+    with served(place, secrets, "--submit", cluster) as second:
         assert job_of(second, "long") == job
         assert second.get("/v1/studies/long")["state"] == "running"
         assert second.call("POST", "/v1/studies/long/resume").status_code == 409
@@ -171,4 +175,12 @@ def test_a_job_outlives_the_service_and_is_found_again_stopped_and_gone_on_with(
         more = {"trials": done + 1}
         assert second.call("POST", "/v1/studies/long/resume", json=more).status_code == 202
         assert job_of(second, "long") != job
-        assert decided(second.until("long", "complete")) == done + 1
+        seen = list(events(second.call("GET", "/v1/studies/long/progress", stream=True)))
+        states = [data["state"] for name, _, data in seen if name == "study"]
+        assert (states[0], states[-1]) == ("starting", "complete"), seen
+        assert "interrupted" not in states
+        assert decided(second.get("/v1/studies/long")) == done + 1
+        assert second.get("/v1/studies/long/front")["front"]
+        assert second.get("/v1/studies/long/best")["best"]["profile"]
+        ended(Head(cluster), job_of(second, "long"))
+    balanced(place, done + 1, "long")
