@@ -106,10 +106,10 @@ def _read(path: Path) -> pd.DataFrame:
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise TaskError(f"data must be a readable file, but {path} is not ({reason}): check the path") from None
-    except (ValueError, pyarrow.ArrowException) as error:
-        raise TaskError(
-            f"{path} must be a table, but is not ({' '.join(str(error).split())}): check the file"
-        ) from None
+    # What pandas keeps of a table beside it may be bent in ways that its reader does not look for.
+    except (ValueError, TypeError, LookupError, AttributeError, pyarrow.ArrowException) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TaskError(f"{path} must be a table, but is not ({reason}): check the file") from None
     table.columns = [str(name) for name in table.columns]
     return table
 

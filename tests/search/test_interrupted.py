@@ -62,6 +62,14 @@ def earlier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.search.test_interrupted.EARLIER", frozenset(threading.enumerate()))
 
 
+@pytest.fixture(autouse=True)
+def in_front() -> Iterator[None]:
+    """A process that a shell has put in the background is deaf to Ctrl-C from its start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def goes_on(home: Path, **tables: Any) -> None:
     """The next run comes to the end that the study would have come to, with every book balanced."""
     for thread in threading.enumerate():
