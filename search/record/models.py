@@ -15,6 +15,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 from torch import Tensor, nn
 
+from search.formats.lowered import lowered
 from search.record.store import Store
 from spaces.errors import ExportError
 
@@ -92,6 +93,7 @@ def logged_models(store: Store, run: str) -> list[str]:
 
 
 def _save(network: nn.Module, inputs: tuple[Tensor, ...], path: Path, identity: Model) -> None:
+    network = lowered(network)
     with torch.no_grad():
         outputs = network(*inputs)
         mlflow.pytorch.save_model(
