@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import shutil
@@ -9,7 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
@@ -28,14 +28,13 @@ from tests.fuzz.oracle import accepted
 from tests.search.buds.nets import Parent, Quarters, request
 from tests.search.exports import letters, signed
 
-#: What is tried on: a folder per process, copied before it is changed.
-PLACE = Path(tempfile.mkdtemp(prefix="pleach-fuzz-"))
 
-
-@pytest.fixture(scope="module", autouse=True)
-def swept() -> Any:
-    yield
-    shutil.rmtree(PLACE, ignore_errors=True)
+@functools.cache
+def place() -> Path:
+    """What is tried on: a folder per process, copied before it is changed."""
+    folder = Path(tempfile.mkdtemp(prefix="pleach-fuzz-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @functools.cache
@@ -43,7 +42,7 @@ def networks() -> tuple[tuple[bytes, bytes], ...]:
     """Architecture and weights of a few networks."""
     found = []
     for name, network in (("parent", Parent().eval()), ("rows", nn.Sequential(nn.Flatten(), nn.Linear(32, 4)).eval())):
-        folder = PLACE / name
+        folder = place() / name
         folder.mkdir(parents=True, exist_ok=True)
         save_network(folder, network, Quarters(8).example_inputs(), weights=WEIGHTS)
         found.append(((folder / ARCHITECTURE).read_bytes(), (folder / WEIGHTS).read_bytes()))
@@ -52,14 +51,14 @@ def networks() -> tuple[tuple[bytes, bytes], ...]:
 
 @functools.cache
 def export() -> Path:
-    return letters(PLACE)
+    return letters(place())
 
 
 @functools.cache
 def bundle() -> Path:
     """A system of buds."""
-    list(run_bud_trial(request(1.0, 1), Quarters(64), ("accuracy",), {}, checkpoints=PLACE / "bundle"))
-    return PLACE / "bundle" / FOLDER
+    list(run_bud_trial(request(1.0, 1), Quarters(64), ("accuracy",), {}, checkpoints=place() / "bundle"))
+    return place() / "bundle" / FOLDER
 
 
 def changed_header(data: bytes, change: Any) -> bytes:
@@ -99,7 +98,7 @@ def test_bent_files_load_or_are_refused(data: st.DataObject) -> None:
 @example({"schema": 1, "versions": {}, "files": {"a.json": {"size": 10**15, "sha256": "0" * 64}}, "rebuild": None})
 @example(deep(20_000))
 def test_a_changed_manifest_is_read_or_refused(tree: Any) -> None:
-    with tempfile.TemporaryDirectory(dir=PLACE) as place:
+    with tempfile.TemporaryDirectory(dir=place()) as place:
         folder = Path(place)
         (folder / "manifest.json").write_bytes(as_json(tree) if not isinstance(tree, list) else b"[" * 20_000)
         (folder / "a.json").write_text("{}")
@@ -116,7 +115,7 @@ def test_a_signed_export_with_changed_files_loads_compares_or_is_refused(data: s
         contents = data.draw(changed([json.loads(original)]).map(as_json) | bent([original]))
     else:
         contents = data.draw(bent([original]))
-    with tempfile.TemporaryDirectory(dir=PLACE) as place:
+    with tempfile.TemporaryDirectory(dir=place()) as place:
         folder = Path(shutil.copytree(export(), Path(place) / "copy"))
         (folder / name).write_bytes(contents)
         signed(folder)
@@ -140,7 +139,7 @@ def test_a_changed_system_of_buds_loads_or_is_refused(data: st.DataObject) -> No
         contents = data.draw(changed([json.loads(original)]).map(as_json) | bent([original]))
     else:
         contents = data.draw(bent([original]) | changed([header(original)]).map(lambda t: changed_header(original, t)))
-    with tempfile.TemporaryDirectory(dir=PLACE) as place:
+    with tempfile.TemporaryDirectory(dir=place()) as place:
         folder = Path(shutil.copytree(bundle(), Path(place) / "copy"))
         (folder / name).write_bytes(contents)
         inner = (folder / name).parent
