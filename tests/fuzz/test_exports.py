@@ -30,7 +30,7 @@ from tests.search.exports import letters, signed
 
 
 @functools.cache
-def place() -> Path:
+def workplace() -> Path:
     """What is tried on: a folder per process, copied before it is changed."""
     folder = Path(tempfile.mkdtemp(prefix="pleach-fuzz-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -42,7 +42,7 @@ def networks() -> tuple[tuple[bytes, bytes], ...]:
     """Architecture and weights of a few networks."""
     found = []
     for name, network in (("parent", Parent().eval()), ("rows", nn.Sequential(nn.Flatten(), nn.Linear(32, 4)).eval())):
-        folder = place() / name
+        folder = workplace() / name
         folder.mkdir(parents=True, exist_ok=True)
         save_network(folder, network, Quarters(8).example_inputs(), weights=WEIGHTS)
         found.append(((folder / ARCHITECTURE).read_bytes(), (folder / WEIGHTS).read_bytes()))
@@ -51,14 +51,14 @@ def networks() -> tuple[tuple[bytes, bytes], ...]:
 
 @functools.cache
 def export() -> Path:
-    return letters(place())
+    return letters(workplace())
 
 
 @functools.cache
 def bundle() -> Path:
     """A system of buds."""
-    list(run_bud_trial(request(1.0, 1), Quarters(64), ("accuracy",), {}, checkpoints=place() / "bundle"))
-    return place() / "bundle" / FOLDER
+    list(run_bud_trial(request(1.0, 1), Quarters(64), ("accuracy",), {}, checkpoints=workplace() / "bundle"))
+    return workplace() / "bundle" / FOLDER
 
 
 def changed_header(data: bytes, change: Any) -> bytes:
@@ -98,7 +98,7 @@ def test_bent_files_load_or_are_refused(data: st.DataObject) -> None:
 @example({"schema": 1, "versions": {}, "files": {"a.json": {"size": 10**15, "sha256": "0" * 64}}, "rebuild": None})
 @example(deep(20_000))
 def test_a_changed_manifest_is_read_or_refused(tree: Any) -> None:
-    with tempfile.TemporaryDirectory(dir=place()) as place:
+    with tempfile.TemporaryDirectory(dir=workplace()) as place:
         folder = Path(place)
         (folder / "manifest.json").write_bytes(as_json(tree) if not isinstance(tree, list) else b"[" * 20_000)
         (folder / "a.json").write_text("{}")
@@ -115,7 +115,7 @@ def test_a_signed_export_with_changed_files_loads_compares_or_is_refused(data: s
         contents = data.draw(changed([json.loads(original)]).map(as_json) | bent([original]))
     else:
         contents = data.draw(bent([original]))
-    with tempfile.TemporaryDirectory(dir=place()) as place:
+    with tempfile.TemporaryDirectory(dir=workplace()) as place:
         folder = Path(shutil.copytree(export(), Path(place) / "copy"))
         (folder / name).write_bytes(contents)
         signed(folder)
@@ -139,7 +139,7 @@ def test_a_changed_system_of_buds_loads_or_is_refused(data: st.DataObject) -> No
         contents = data.draw(changed([json.loads(original)]).map(as_json) | bent([original]))
     else:
         contents = data.draw(bent([original]) | changed([header(original)]).map(lambda t: changed_header(original, t)))
-    with tempfile.TemporaryDirectory(dir=place()) as place:
+    with tempfile.TemporaryDirectory(dir=workplace()) as place:
         folder = Path(shutil.copytree(bundle(), Path(place) / "copy"))
         (folder / name).write_bytes(contents)
         inner = (folder / name).parent
