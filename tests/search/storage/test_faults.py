@@ -329,10 +329,10 @@ def test_a_full_disk_is_one_line_and_the_command_s_exit_code_says_bad_input(smal
     study = tmp_path / "study.toml"
     home = small_disk / "home"
     study.write_text(
-        '[study]\nname = "kept"\ntrials = 4\n[task]\ntarget = "tests.search.quick:TinyTask"\n'
+        '[study]\nname = "kept"\ntrials = 30\n[task]\ntarget = "tests.search.quick:TinyTask"\n'
         '[objectives]\naccuracy = "maximize"\n[resources]\nrunner = "inline"\n'
         f'[storage]\nmlflow = "sqlite:///{tmp_path}/mlflow.db"\nartifacts = "{(tmp_path / "store").as_uri()}"\n'
-        '[spaces.pruning]\ngranularity = "weight"\nschedule = "oneshot"\n'
+        '[spaces.pruning]\ngranularity = "weight"\nschedule = "oneshot"\nexclude = "none"\n'
     )
     fill = small_disk / "fill"
 
@@ -347,10 +347,10 @@ def test_a_full_disk_is_one_line_and_the_command_s_exit_code_says_bad_input(smal
     assert re.fullmatch(rf"pleach: {small_disk}\S* cannot be written \(No space left on device\): .*", last), (
         done.stderr
     )
-    assert set(results_in(home)) < set(range(4))
+    assert set(results_in(home)) < set(range(30))
     fill.unlink()
     assert run().returncode == 0
-    assert set(results_in(home)) == set(range(4))
+    assert set(results_in(home)) == set(range(30))
 
 
 def _fill_once(after: Path, fill: Path) -> None:
