@@ -31,8 +31,10 @@ def nodes_on_this_machine(**head: Any) -> Iterator[Any]:
     """A cluster whose head takes no trials; add nodes as needed. All it leaves is removed."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
     (folder / "ray").mkdir()
-    before = os.environ.get("RAY_TMPDIR")
+    before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "PATH")}
     os.environ["RAY_TMPDIR"] = str(folder)  # else the cluster would be everybody's on this machine
+    # A head is started in its environment; the tests may run in one that no shell has entered.
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), before["PATH"] or ""))
     settle(folder)
     from ray.cluster_utils import Cluster
 
@@ -62,10 +64,11 @@ def nodes_on_this_machine(**head: Any) -> Iterator[Any]:
         yield cluster
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
-        if before is None:
-            del os.environ["RAY_TMPDIR"]
-        else:
-            os.environ["RAY_TMPDIR"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         shutil.rmtree(folder, ignore_errors=True)
 
 

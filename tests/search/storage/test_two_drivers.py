@@ -58,10 +58,10 @@ def test_a_driver_that_is_killed_leaves_its_trial_to_the_other(
     record = postgres.database(f"mlflow-{tmp_path.name}")
     storage = {"optuna": database, "mlflow": record, "artifacts": (tmp_path / "store").as_uri(), "takeover": "3s"}
     data = shared_study(database, 14, storage=storage)
-    first, second = (start(home, data, PLEACH_TRACE=str(trace), PLEACH_PAUSE="0.3") for home in homes)
+    first, second = (start(home, data, PLEACH_TRACE=str(trace), PLEACH_PAUSE="0.8") for home in homes)
     wait_for(Home(homes[0]).study("kept").result(1), 120)
     wait_for(Home(homes[1]).study("kept").result(2), 120)
-    time.sleep(0.15)  # in the middle of its next trial
+    time.sleep(0.4)  # in the middle of its next trial
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     out, err = second.communicate(timeout=240)
