@@ -45,7 +45,12 @@ class Checkpoints:
         temporary.replace(self.folder / f"iteration-{iteration}.safetensors")
         structure = {mechanism.name: mechanism.structure() for mechanism in mechanisms}
         text = json.dumps(
-            {"reports": [report.to_dict() for report in reports], "closed": closed, "structure": structure}
+            {
+                "reports": [report.to_dict() for report in reports],
+                "closed": closed,
+                "structure": structure,
+                "resources": site.resources.log() if site.resources is not None else None,
+            }
         )
         part = self.folder / "reports.json.part"
         with part.open("w", encoding="utf-8") as file:
@@ -75,6 +80,8 @@ class Checkpoints:
             site.optimizer.load_state(_under("optimizer", state))
         loop.load_state(_under("loop", state))
         site.generator.set_state(state["generator"])
+        if site.resources is not None:
+            site.resources.go_on(written["resources"])
         for mechanism in mechanisms:
             mechanism.load_state(_under(f"mechanism/{mechanism.name}", state))
         return reports

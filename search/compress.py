@@ -10,6 +10,7 @@ from typing import cast
 from torch import nn
 
 from objectives.task import Task
+from search.resources import ResourceManager
 from search.result import Budget, TrialRequest
 from search.scoring import measure_baseline
 from search.trial import Trial
@@ -55,6 +56,7 @@ def compress(
     seed: int = 0,
     epochs: float = 1.0,
     device: str = "cpu",
+    resources: ResourceManager | None = None,
 ) -> Compressed:
     """Compress a trained network as a profile says.
 
@@ -65,6 +67,8 @@ def compress(
         seed: The same seed gives the same result.
         epochs: Passes over the training split, > 0.
         device: Where to train.
+        resources: Holds `granularity` to what the machine has to spare; its log says afterwards what it went by, and
+            ``replaying(log)`` in its place repeats the run. Left out, nothing is limited.
 
     Raises:
         PleachError: If the network cannot be compressed as the profile asks.
@@ -74,7 +78,7 @@ def compress(
     baseline = measure_baseline(bound, device=device)
     request = TrialRequest(0, "compress", profile, seed, Budget(epochs=epochs))
     measures = [name for name in baseline if name != "weights"]
-    trial = Trial(request, bound, measures, baseline, device=device)
+    trial = Trial(request, bound, measures, baseline, device=device, resources=resources)
     for _ in trial.iterations():
         pass
     finished = trial.finish()

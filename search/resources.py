@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from spaces import reading
+
 
 @dataclass(frozen=True)
 class Readings:
@@ -56,6 +58,18 @@ class ResourceBudget:
                 )
         if self.bits is not None and self.bits < 1:
             raise ValueError(f"a budget of bits must be at least 1, but is {self.bits}: use 4 or more")
+
+    @classmethod
+    def from_dict(cls, data: object) -> ResourceBudget:
+        """Read what ``dataclasses.asdict`` wrote.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        table = reading.table(data, "limits")
+        if unknown := table.keys() - {each.name for each in fields(cls)}:
+            raise ValueError(f"limits may not name {', '.join(sorted(unknown))}: leave that out")
+        return cls(**{name: None if value is None else reading.number(value, name) for name, value in table.items()})
 
 
 _RESOURCES = tuple(each.name for each in fields(Readings))
@@ -191,13 +205,20 @@ class ResourceManager:
             "overrides": [asdict(override) for override in self.overrides],
         }
 
+    def go_on(self, log: Mapping[str, Any]) -> None:
+        """Take up the log of the run that was cut off; what holds now is logged anew."""
+        self.batch, self.seen, self.overrides = log["batches"], _seen(log), [Override(**o) for o in log["overrides"]]
+
 
 def replaying(log: Mapping[str, Any]) -> ResourceManager:
     """A manager that goes by what another one went by, batch for batch."""
-    entries = [
+    return _Replay(ResourceBudget(), Readings, _entries=_seen(log))
+
+
+def _seen(log: Mapping[str, Any]) -> list[Seen]:
+    return [
         Seen(entry["batch"], Readings(**entry["readings"]), ResourceBudget(**entry["budget"])) for entry in log["seen"]
     ]
-    return _Replay(ResourceBudget(), Readings, _entries=entries)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from search.resources import ResourceBudget
 from spaces import reading
 from spaces.errors import shown
 from spaces.ledger import Ledger
@@ -45,11 +46,13 @@ class Budget:
         epochs: Passes over the training split, > 0, fractions allowed.
         iterations: Into how many parts the training is cut; after each comes a report and a checkpoint.
         precision: ``fp32`` or ``bf16`` for the training's forward passes; None leaves it to the task's recipe.
+        limits: How much of the machine may be in use meanwhile; None where it does not matter.
     """
 
     epochs: float = 1.0
     iterations: int = 6
     precision: str | None = None
+    limits: ResourceBudget | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class TrialRequest:
     def from_dict(cls, data: Mapping[str, Any]) -> TrialRequest:
         data = reading.table(data, "request")
         budget = reading.table(data["budget"], "budget")
-        precision = budget.get("precision")
+        precision, limits = budget.get("precision"), budget.get("limits")
         return cls(
             number=reading.whole(data["number"], "number"),
             key=reading.text(data["key"], "key"),
@@ -93,6 +96,7 @@ class TrialRequest:
                 reading.number(budget["epochs"], "epochs"),
                 reading.count(budget["iterations"], "iterations"),
                 None if precision is None else reading.text(precision, "precision"),
+                None if limits is None else ResourceBudget.from_dict(limits),
             ),
         )
 

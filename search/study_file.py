@@ -18,6 +18,7 @@ from objectives.objective import OBJECTIVES, Direction
 from search.buds import MEASURES as BUD_MEASURES
 from search.criteria import SearchCriteria
 from search.plain import check_plain
+from search.resources import ResourceBudget
 from search.result import Budget, TaskReference
 from search.study_tables import (
     BudgetTable,
@@ -35,6 +36,7 @@ from search.toml import to_toml
 from spaces.budding import BuddingPolicy
 from spaces.errors import PleachError, StudyFileError
 from spaces.finetuning import FinetuningPolicy
+from spaces.granularity import GranularityPolicy
 from spaces.policy import nearest
 from spaces.space import SearchSpace
 
@@ -152,6 +154,11 @@ class StudyFile(Table):
         self._check_buds()
         if not self.space.policies:
             raise StudyFileError("spaces must name at least one policy, but names none: add [spaces.pruning]")
+        if self.budget.limits is not None and GranularityPolicy.name not in self.space.policies:
+            raise StudyFileError(
+                "budget.limits is kept by using fewer bits, but [spaces] does not name granularity: add "
+                "[spaces.granularity], or leave budget.limits out"
+            )
         _ = self.criteria, self.stop_criteria
 
     def _check_buds(self) -> None:
@@ -225,7 +232,9 @@ class StudyFile(Table):
     @property
     def trial_budget(self) -> Budget:
         """What each trial gets."""
-        return Budget(self.budget.epochs, self.budget.iterations, self.budget.precision)
+        table = self.budget
+        limits = ResourceBudget(**table.limits.model_dump()) if table.limits is not None else None
+        return Budget(table.epochs, table.iterations, table.precision, limits)
 
     @property
     def search_criteria(self) -> SearchCriteria:

@@ -118,6 +118,16 @@ class Confirm(Table):
     seeds: int = Field(default=3, ge=1)
 
 
+class LimitsTable(Table):
+    """How much of the machine may be in use while a trial trains; beyond it `granularity` uses fewer bits."""
+
+    cpu: float | None = Field(default=None, gt=0, le=1)
+    memory: float | None = Field(default=None, gt=0, le=1)
+    gpu: float | None = Field(default=None, gt=0, le=1)
+    gpu_memory: float | None = Field(default=None, gt=0, le=1)
+    bits: int | None = Field(default=None, ge=1, le=32)
+
+
 class BudgetTable(Table):
     """``[budget]``: how long a trial trains, and which trials are stopped early."""
 
@@ -128,6 +138,7 @@ class BudgetTable(Table):
     eta: int = Field(default=3, ge=2)
     grace: int = Field(default=1, ge=1)
     timeout: str | None = None
+    limits: LimitsTable | None = None
     confirm: Confirm | None = None
 
     @field_validator("timeout")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from search.finetune import DivergedError, Finetuning, in_fast_layout, recalibra
 from search.formats.written import onnx_forms
 from search.latency.stopwatch import GLANCE, SECONDS, Clocked
 from search.recipe import Recipe, adaptive_start, recipe_for
+from search.resources import ResourceManager
 from search.result import Report, TrialRequest, TrialResult
 from search.scoring import layer_rows, measure, metrics_of, scores_of
 from search.surgery.connectivity import Connectivity
@@ -111,6 +113,9 @@ def run_trial(
 class Trial:
     """One profile at work on one network.
 
+    Args:
+        resources: Holds numbers to what the machine has to spare; left out, one with the request's limits.
+
     Raises:
         PleachError: From the constructor on, where the network cannot be compressed as the profile asks.
     """
@@ -125,6 +130,7 @@ class Trial:
         device: str = "cpu",
         checkpoints: Path | None = None,
         clocked: Clocked | None = None,
+        resources: ResourceManager | None = None,
     ) -> None:
         torch.manual_seed(request.seed)
         self._request, self._task, self._measures, self._baseline = request, task, measures, baseline
@@ -138,6 +144,8 @@ class Trial:
         self._precision = recipe.precision
         self._looked_at = _rung_samples(task, steps // max(1, request.budget.iterations))
         self._site = _site(request, task, recipe, steps, device)
+        limits = request.budget.limits
+        self._site.resources = ResourceManager(limits) if resources is None and limits is not None else resources
         self._mechanisms = mechanisms_for(request.profile)
         for mechanism in self._mechanisms:
             mechanism.attach(self._site)
@@ -184,6 +192,9 @@ class Trial:
         }
         if self._checkpoints is not None:
             save_network(self._checkpoints.folder, network, site.example_inputs)
+            if site.resources is not None:
+                log = json.dumps(site.resources.log())
+                (self._checkpoints.folder / "resources.json").write_text(log, encoding="utf-8")
         scores = scores_of(outcome, self._measures)
         rows = layer_rows(outcome.ledger, site.connectivity.active, network)
         return Finished(network, outcome.ledger, scores, metrics, rows)

@@ -15,7 +15,16 @@ from objectives.objective import OBJECTIVES
 from objectives.task import Evaluates, Labels, SharesArrays, Task
 from search.installation import ROOT
 from search.study_file import StudyFile
-from search.study_tables import BudgetTable, Confirm, ResourcesTable, StorageTable, StudyTable, Table, TaskTable
+from search.study_tables import (
+    BudgetTable,
+    Confirm,
+    LimitsTable,
+    ResourcesTable,
+    StorageTable,
+    StudyTable,
+    Table,
+    TaskTable,
+)
 from tests import pages
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,7 +71,7 @@ def test_a_page_that_is_written_from_the_code_is_up_to_date(name: str) -> None:
     [
         ("## `[study]`", {"": StudyTable}),
         ("## `[task]`", {"": TaskTable}),
-        ("## `[budget]`", {"": BudgetTable, "confirm.": Confirm}),
+        ("## `[budget]`", {"": BudgetTable, "limits.": LimitsTable, "confirm.": Confirm}),
         ("## `[resources]`", {"": ResourcesTable}),
         ("## `[storage]`", {"": StorageTable}),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -148,7 +148,7 @@ class Granularity(Mechanism):
                 self._since[unit] = 0
                 self._switches += 1
         self._wanted = list(levels)
-        self._apply(self.site, self._wanted)
+        self._apply(self.site, self._allowed(levels))
         if last:
             self._let_go()
 
@@ -235,13 +235,18 @@ class Granularity(Mechanism):
         for (name, unit), level in zip(self._owners, levels, strict=True):
             layers[name].bits[unit] = level
 
+    def _allowed(self, levels: Sequence[int]) -> list[int]:
+        """The levels, held to what the last batch might have."""
+        caps = self.site.resources.allowed if self.site.resources is not None else ()
+        return [min(level, cap) for level, cap in zip(levels, caps, strict=True)] if caps else list(levels)
+
     def project(self, site: Site) -> None:
         if not self.settled:
             views = self._views(site, hold=False)
             twin = controller_for(self.policy)
             twin.load_state(self._controller.state())
             levels = within(views, twin.wanted(views, self.policy.bits), self.policy.bits)
-            self._apply(site, list(levels))
+            self._apply(site, self._allowed(levels))
 
     @torch.no_grad()
     def _probe(self, site: Site) -> dict[str, float]:

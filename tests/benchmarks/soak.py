@@ -102,7 +102,7 @@ def soak(home: Path, trials: int, seed: int, driver_kills: int) -> dict[str, Any
             deaths.pop(0)
             ended += [process for process in _tree(child.pid) if not _names(process, "Agent")]
             child.send_signal(signal.SIGKILL)
-            child.wait()
+            child.communicate()
             drivers_killed += 1
             child = _start(home, trials, gauges)
     out, err = child.communicate()
