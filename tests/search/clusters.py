@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,11 @@ from search.runners.runner import RunTrial
 from tests.search.quick import TinyTask, quick_trial
 
 STORE = 100 * 1024**2
+
+
+def settle_anew(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Ray's settings for a module of tests that import it."""
+    settle(tmp_path_factory.mktemp("ray"))
 
 
 @contextmanager

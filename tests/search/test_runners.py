@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import signal
@@ -19,81 +18,13 @@ import psutil
 import pytest
 
 from objectives.task import SharesArrays
-from search.result import Budget, Report, TaskReference, TrialRequest, TrialResult
+from search.result import Report, TrialRequest, TrialResult
 from search.runners.environment import settle
 from search.runners.inline import InlineRunner
-from search.runners.runner import Runner, RunTrial, Work
-from search.study_tables import size
+from search.runners.runner import Runner
 from spaces.errors import StorageError
-from spaces.profile import CompressionProfile
-from spaces.pruning import PruningPolicy
+from tests.search.desk import Desk, request, run, work
 from tests.search.quick import TinyTask, quick_trial
-
-BASELINE = {"accuracy": 1.0, "macs": 100.0, "plasticity": 0.0}
-
-
-class Desk:
-    """A director with a list of requests; stops trials at a given iteration, halts after a given number of reports."""
-
-    def __init__(self, *requests: TrialRequest, stop_at: int = 0, halt_after: int = 0) -> None:
-        self.waiting, self.stop_at, self.halt_after = list(requests), stop_at, halt_after
-        self.live: dict[str, TrialRequest] = {}
-        self.most = 0
-        self.beginnings: list[str] = []
-        self.reports: list[tuple[str, int]] = []
-        self.results: dict[str, TrialResult] = {}
-        self.losses: dict[str, str] = {}
-        self.late: set[str] = set()
-        self.at_report: list[object] = []
-
-    def propose(self) -> TrialRequest | None:
-        if not self.waiting:
-            return None
-        request = self.waiting.pop(0)
-        self.live[request.key] = request
-        self.most = max(self.most, len(self.live))
-        return request
-
-    @property
-    def done(self) -> bool:
-        return not self.waiting
-
-    stopped = False
-
-    @property
-    def halted(self) -> bool:
-        return 0 < self.halt_after <= len(self.reports)
-
-    def begun(self, request: TrialRequest) -> None:
-        self.beginnings.append(request.key)
-
-    def reported(self, request: TrialRequest, report: Report) -> bool:
-        self.reports.append((request.key, report.iteration))
-        for action in self.at_report:
-            assert callable(action)
-            action(request, report)
-        if report.iteration == self.stop_at:
-            self.live.pop(request.key)
-            return False
-        return True
-
-    def decided(self, result: TrialResult) -> None:
-        self.live.pop(result.request.key)
-        self.results[result.request.key] = result
-
-    def lost(self, request: TrialRequest, reason: str) -> None:
-        self.live.pop(request.key)
-        self.losses[request.key] = reason
-
-    def overdue(self) -> list[TrialRequest]:
-        late = [self.live.pop(key) for key in sorted(self.late & set(self.live))]
-        self.late -= {request.key for request in late}
-        return late
-
-
-def request(number: int, seed: int = 0, iterations: int = 4) -> TrialRequest:
-    profile = CompressionProfile.of(PruningPolicy(sparsity=0.3 + number / 10))
-    return TrialRequest(number, f"{number:05d}-k", profile, seed, Budget(1.0, iterations))
 
 
 @pytest.fixture(scope="module")
@@ -118,31 +49,6 @@ def tune(folder: Path, concurrent: int = 2) -> Runner:
     from search.runners.tune import TuneRunner
 
     return TuneRunner(TinyTask(), folder, concurrent=concurrent)
-
-
-def work(tmp_path: Path, trial: RunTrial = quick_trial, target: str = "tests.search.quick:TinyTask") -> Work:
-    return Work(TaskReference(target), ("accuracy", "macs"), BASELINE, tmp_path / "checkpoints", run_trial=trial)
-
-
-def run(runner: Runner, work_: Work, desk: Desk) -> Desk:
-    with runner:
-        runner.run(work_, desk)
-    return desk
-
-
-def test_inline_runs_each_trial_to_its_end(tmp_path: Path) -> None:
-    desk = run(InlineRunner(TinyTask()), work(tmp_path), Desk(request(0), request(1, seed=13)))
-    assert desk.reports == [(f"0000{n}-k", i) for n in range(2) for i in range(1, 5)]
-    assert [result.state for result in desk.results.values()] == ["complete", "failed"]
-    assert desk.most == 1
-
-
-def test_inline_stops_and_halts(tmp_path: Path) -> None:
-    desk = run(InlineRunner(TinyTask()), work(tmp_path), Desk(request(0), request(1), stop_at=2))
-    assert len(desk.reports) == 4
-    desk = run(InlineRunner(TinyTask()), work(tmp_path / "halted"), Desk(request(0), request(1), halt_after=3))
-    assert len(desk.reports) == 3
-    assert desk.results == {}
 
 
 @pytest.mark.slow
@@ -287,47 +193,6 @@ def test_what_the_director_raises_comes_out_as_it_was(tmp_path: Path, ray_folder
         run(tune(ray_folder), work(tmp_path), desk)
 
 
-@pytest.mark.slow
-def test_an_address_that_is_none_is_one_line(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from search.runners.environment import settle; settle(None)\n"
-        "from search.runners.tune import TuneRunner; from spaces.errors import StudyError\n"
-        "from tests.search.quick import TinyTask\n"
-        "try:\n"
-        "    with TuneRunner(TinyTask(), Path(sys.argv[1]), concurrent=1, address='nonsense'): pass\n"
-        "except StudyError as error: print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert done.stdout == (
-        "Ray does not start at nonsense (Invalid address format: nonsense): check resources.address\n"
-    )
-
-
-def test_settings_leave_what_the_user_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
-    settle(tmp_path / "ray")
-    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
-    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
-    assert token.parent == tmp_path / "ray"
-    assert token.stat().st_mode & 0o777 == 0o600
-    assert len(token.read_text()) == 32
-    settle(tmp_path / "other")
-    assert Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text() == token.read_text()
-
-
-def test_a_request_and_its_result_survive_the_way_to_the_worker() -> None:
-    sent = request(3, seed=7)
-    assert TrialRequest.from_dict(json.loads(json.dumps(sent.to_dict()))) == sent
-
-
 # -- faults ---------------------------------------------------------------------------------------------------------
 
 
@@ -393,14 +258,3 @@ def test_a_trial_that_takes_too_much_memory_fails_by_the_limits_name_and_its_wor
         )
     assert desk.results["00000-k"].metrics == desk.results["00003-k"].metrics  # nobody had to die
     assert desk.losses == {}
-
-
-@pytest.mark.parametrize(("text", "expected"), [("2GiB", 2**31), ("800MB", 800_000_000), ("1.5KiB", 1536)])
-def test_memory_is_a_number_and_a_unit(text: str, expected: int) -> None:
-    assert size(text) == expected
-
-
-@pytest.mark.parametrize("text", ["2", "GiB", "-1GB", "0MB", "2 gib", "2TB5"])
-def test_memory_that_is_none_is_one_line(text: str) -> None:
-    with pytest.raises(ValueError, match=r"memory must be a number and a unit, but is .*: write \"2GiB\""):
-        size(text)
