@@ -14,22 +14,18 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
-from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from torch import nn
 
-from search.database import without_password
 from search.record import FrontMember, Record
 from search.record.entries import metric_name, param_name
 from search.record.store import Store
 from search.surgery.granularity_layers import CodedLinear
 from spaces import POLICIES
-from spaces.errors import StorageError
 from spaces.profile import CompressionProfile, LayerOverride
 from spaces.pruning import PruningPolicy
+from tests.search.records import BASELINE, artefact, everything, opened, runs
 from tests.search.results import result
-
-BASELINE = {"accuracy": 0.97, "plasticity": 0.0, "macs": 1e6, "f1": 0.95, "weights": 100.0}
 
 
 @pytest.fixture(scope="session")
@@ -44,42 +40,11 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.node.name).replace("[", "-").replace("]", "")
 
 
-def opened(home: Path, study: str, *, task: str = "digits", knobs: tuple[str, ...] = ()) -> Record:
-    uri = f"sqlite:///{home / 'mlflow.db'}"
-    return Record(uri, task=task, study=study, artifacts=home / "artifacts", knobs=knobs)
-
-
 @pytest.fixture
 def record(home: Path, name: str) -> Record:
     made = opened(home, name)
     made.start(BASELINE, {"data.hash": "d1"}, "[study]\n")
     return made
-
-
-def runs(record: Record) -> dict[str, Run]:
-    """The runs of a study by name, read by a client of our own."""
-    client = MlflowClient(record.uri)
-    parent = client.get_run(record.parent)
-    query = f"tags.`mlflow.parentRunId` = '{record.parent}'"
-    children = client.search_runs([parent.info.experiment_id], query)
-    return {"parent": parent} | {str(run.info.run_name): run for run in children}
-
-
-def artefact(run: Run, file: str) -> str:
-    return (Path(run.info.artifact_uri.removeprefix("file://")) / file).read_text(encoding="utf-8")
-
-
-def everything(record: Record) -> dict[str, object]:
-    """All that a study's runs hold, curves point by point."""
-    client = MlflowClient(record.uri)
-    held: dict[str, object] = {}
-    for run_name, run in runs(record).items():
-        curves = {
-            metric: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, metric))
-            for metric in run.data.metrics
-        }
-        held[run_name] = (run.info.status, run.data.params, run.data.tags, curves)
-    return held
 
 
 def test_a_study_is_two_levels_deep(record: Record) -> None:
@@ -322,102 +287,6 @@ def test_a_network_that_cannot_be_exported_does_not_spoil_the_end(record: Record
     assert found["parent"].info.status == "FINISHED"
 
 
-def test_an_unusable_database_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    record = Record(
-        f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}", task="t", study="s", artifacts=tmp_path / "file" / "artifacts"
-    )
-    with pytest.raises(StorageError, match="choose another --home") as caught:
-        record.start({}, {}, "")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_server_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(StorageError, match=r"MLflow at http://127\.0\.0\.1:9 must be usable") as caught:
-        Record("http://127.0.0.1:9", task="t", study="s", artifacts=tmp_path).start({}, {}, "")
-    assert "\n" not in str(caught.value)
-
-
-WRITTEN_BEFORE = """
-import sys
-from pathlib import Path
-import torch
-from search.record import FrontMember, Record
-from tests.search.results import result
-home = Path(sys.argv[1])
-record = Record(f"sqlite:///{home / 'mlflow.db'}", task="digits", study="s", artifacts=home / "artifacts")
-record.start({"accuracy": 0.97}, {}, "")
-record.write(result(0))
-record.finish("complete", {}, [FrontMember(0, True, {}, torch.nn.Linear(3, 2).eval(), (torch.ones(2, 3),))])
-"""
-
-
-def test_a_home_that_was_moved_keeps_its_artefacts(tmp_path: Path) -> None:
-    # In another process, because MLflow remembers where the runs it has seen are.
-    subprocess.run([sys.executable, "-c", WRITTEN_BEFORE, str(tmp_path / "old")], check=True, timeout=120)
-    (tmp_path / "old").rename(tmp_path / "new")
-    members = [FrontMember(0, True, {}, nn.Linear(3, 2).eval(), (torch.ones(2, 3),))]
-    again = opened(tmp_path / "new", "s")
-    again.start(BASELINE, {}, "")
-    again.write(result(1))
-    again.finish("complete", {"trials.csv": "x"}, members)
-    found = runs(again)
-    assert set(found) == {"parent", "baseline", "trial 0", "trial 1"}
-    assert artefact(found["parent"], "trials.csv") == "x"
-    assert CompressionProfile.from_json(artefact(found["trial 0"], "profile.json")) == result(0).request.profile
-    version = MlflowClient(again.uri).get_model_version_by_alias("digits-s", "champion")
-    assert mlflow.pytorch.load_model(version.source)(torch.ones(5, 3)).shape == (5, 2)
-    assert not (tmp_path / "old").exists()
-
-
-def test_a_database_of_several_homes_is_left_as_it_is(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'shared.db'}"
-    for name in ("a", "b"):
-        Record(uri, task=name, study=name, artifacts=tmp_path / name / "artifacts").start(BASELINE, {}, "")
-    places = {e.name: e.artifact_location for e in MlflowClient(uri).search_experiments()}
-    assert places["a"] == (tmp_path / "a" / "artifacts").as_uri()
-    assert places["b"] == (tmp_path / "b" / "artifacts").as_uri()
-
-
-@pytest.mark.slow
-def test_a_server_keeps_what_a_study_writes(tmp_path: Path, mlflow_server: str, mlflow_home: Path) -> None:
-    uri = mlflow_server
-    record = Record(uri, task="digits", study="s", artifacts=tmp_path / "a")
-    record.start(BASELINE, {}, "[study]")
-    record.write(result(0))
-    network = nn.Linear(3, 2).eval()
-    record.finish("complete", {}, [FrontMember(0, True, {}, network, (torch.ones(2, 3),))])
-    assert Record(uri, task="digits", study="s", artifacts=tmp_path / "a").recorded() == {0}
-    # Another home with a study of the same name is another study.
-    assert Record(uri, task="digits", study="s", artifacts=tmp_path / "b").recorded() == set()
-    client = MlflowClient(uri)
-    version = client.get_model_version_by_alias("digits-s", "champion")
-    assert version.run_id == runs(record)["trial 0"].info.run_id
-    assert Path(client.download_artifacts(record.parent, "study.toml")).read_text() == "[study]"
-    # The server shares the home's database, where the same runs are found without it.
-    local = Store(f"sqlite:///{mlflow_home / 'mlflow.db'}", "digits", tmp_path / "c")
-    assert len(local.children(record.parent)) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
-
-
-def test_opening_at_once_from_two_processes_creates_one_database(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from search.record.store import Store; home = Path(sys.argv[1]);"
-    code += "Store(f'sqlite:///{home}/mlflow.db', sys.argv[2], home / 'artifacts').create('x', {}, start=0)"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), task], stderr=subprocess.PIPE, text=True)
-        for task in ("a", "b")
-    ]
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-
-
-def test_passwords_are_not_shown() -> None:
-    assert without_password("postgresql+psycopg://me:secret@host/db") == "postgresql+psycopg://me:***@host/db"
-    assert without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
-    assert without_password("http://host:5000") == "http://host:5000"
-
-
 def test_names_fit_mlflows_alphabet(record: Record) -> None:
     assert param_name("pruning.sparsity@layer3.*") == "pruning.sparsity at layer3.all"
     assert param_name("pruning.sparsity@a[0]") == "pruning.sparsity at a-5b0-5d"
@@ -435,22 +304,3 @@ def test_a_long_trial_exceeds_one_batch(record: Record) -> None:
     assert len(data.params) == 250
     assert set(data.metrics.values()) == {49.0}
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-
-
-def test_a_database_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
-    """Killed while MLflow makes its tables, the next start must not find half of them under the database's name."""
-    making = (
-        "import sys, os, threading, time; from pathlib import Path; from search.record.store import Store\n"
-        "folder = Path(sys.argv[1])\n"
-        "def watch():\n"
-        "    while not any(p.stat().st_size > 40_000 for p in folder.glob('.mlflow.db.new')): time.sleep(0.001)\n"
-        "    os._exit(9)\n"
-        "threading.Thread(target=watch, daemon=True).start()\n"
-        "Store(f'sqlite:///{folder}/mlflow.db', 'task', folder / 'artifacts')\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", making, str(tmp_path)], capture_output=True, check=False)
-    assert killed.returncode == 9, killed.stderr.decode()
-    assert not (tmp_path / "mlflow.db").exists()
-    store = Store(f"sqlite:///{tmp_path}/mlflow.db", "task", tmp_path / "artifacts")
-    assert store.create("trial 0", {}, start=1)
-    assert not list(tmp_path.glob(".mlflow.db.new"))
