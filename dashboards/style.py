@@ -29,6 +29,31 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 INK, FAINT, GRID = "#1c2733", "#667382", "#e8ecf0"
 #: What plotly draws around a figure: nothing that a click on a point could be taken for.
 CONFIG: Any = {"displayModeBar": False, "responsive": True}
+_AXIS = {
+    "automargin": True,
+    "gridcolor": GRID,
+    "linecolor": GRID,
+    "zerolinecolor": GRID,
+    "zerolinewidth": 2,
+    "ticks": "",
+    "title": {"standoff": 15},
+}
+#: What all figures share. A template of plotly's own says much more, and is checked anew for every figure: ten times as long.
+_TEMPLATE = go.layout.Template(
+    layout={
+        "autotypenumbers": "strict",
+        "colorway": [BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY],
+        "font": {"family": FONT, "size": 12, "color": INK},
+        "hoverlabel": {"align": "left", "font": {"family": FONT}},
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0.0, "font": {"size": 11}},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "title": {"x": 0.0, "y": 1.0, "yanchor": "top", "pad": {"l": 4, "t": 8}, "font": {"size": 15}},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+)
 
 
 def styled(figure: go.Figure, *, title: str, height: int = 400, **layout: Any) -> go.Figure:
@@ -37,17 +62,12 @@ def styled(figure: go.Figure, *, title: str, height: int = 400, **layout: Any) -
     What a reader has zoomed into stays as it is when the figure is drawn anew.
     """
     common: dict[str, Any] = {
-        "title": {"text": title, "x": 0.0, "y": 1.0, "yanchor": "top", "pad": {"l": 4, "t": 8}, "font": {"size": 15}},
-        "font": {"family": FONT, "size": 12, "color": INK},
-        "template": "plotly_white",
+        "title": {"text": title},
+        "template": _TEMPLATE,
         "height": height,
         "margin": {"l": 8, "r": 12, "t": 62, "b": 8},
-        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0.0, "font": {"size": 11}},
-        "hoverlabel": {"align": "left", "font": {"family": FONT}},
         "uirevision": title,
     }
-    for axis in ("xaxis", "yaxis"):
-        common[axis] = {"automargin": True, "gridcolor": GRID, "zerolinecolor": GRID} | layout.pop(axis, {})
     return figure.update_layout(common | layout)  # in one go: plotly checks the whole layout every time
 
 

@@ -107,11 +107,11 @@ def _owners(name: str) -> set[str]:
 def _matters(space: SearchSpace, points: list[dict[str, Value]], name: str, policy: str) -> bool:
     """Whether the knob decides how often the policy acts."""
     options = ends(space.distributions()[name])
-    return any(
-        len({_acts(space.profile(point | {name: end}), policy, steps) for end in options}) > 1
-        for point in points
-        for steps in BUDGETS
-    )
+    return any(len({_seen(space.profile(point | {name: end}), policy) for end in options}) > 1 for point in points)
+
+
+def _seen(profile: CompressionProfile, policy: str) -> tuple[tuple[int, int], ...]:
+    return tuple(_acts(profile, policy, steps) for steps in BUDGETS)
 
 
 def _combinations(space: SearchSpace, names: list[str]) -> Iterator[dict[str, Value]]:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,8 +46,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def launch(study: Study, progress: Progress, trial: RunTrial = run_trial) -> None:
+def launch(
+    study: Study, progress: Progress, trial: RunTrial = run_trial, baseline: Mapping[str, float] | None = None
+) -> None:
     """Run a study until its criteria are met or somebody stops it.
+
+    Args:
+        study: What to run.
+        progress: Who watches.
+        trial: The trial itself.
+        baseline: Its measures, where they have just been taken.
 
     Raises:
         StudyError: If another process drives it, or it cannot go on as it was begun.
@@ -56,7 +65,7 @@ def launch(study: Study, progress: Progress, trial: RunTrial = run_trial) -> Non
     folder = study.folder
     with driver_lock(folder), logged(folder), home_for_tasks(study.home):
         state = _prepared(study)
-        run = _Run(study, state, progress, trial)
+        run = _Run(study, state, progress, trial, baseline)
         try:
             run.go_on()
         except BaseException as error:
@@ -106,6 +115,7 @@ class _Run:
     state: State
     progress: Progress
     trial: RunTrial
+    baseline: Mapping[str, float] | None
     register: Register | None = None
     agreed: Agreement | None = None
     share: Share = field(default_factory=Alone)
@@ -144,18 +154,18 @@ class _Run:
                 heard = functools.partial(listening, driver, self.progress.noticed)
                 with heard(), self._runner(task) as runner, heard():
                     runner.run(work, driver)
+            searcher.let_go()
+            self.keep(
+                phase="stopped" if driver.stopped else "complete",
+                reason=driver.reason(),
+                seconds=driver.seconds,
+                interrupted=searcher.interrupted,
+            )
+            with recording(self.progress.noticed):
+                self._finish(books, searcher, task, writer)
         except BaseException:
             writer.abandon()
             raise
-        searcher.let_go()
-        self.keep(
-            phase="stopped" if driver.stopped else "complete",
-            reason=driver.reason(),
-            seconds=driver.seconds,
-            interrupted=searcher.interrupted,
-        )
-        with recording(self.progress.noticed):
-            self._finish(books, searcher, task, writer)
 
     def _join(self) -> None:
         """Where the study is in a shared database: be one of its drivers, and have here what is decided there."""
@@ -259,7 +269,7 @@ class _Run:
     def _with_baseline(self, work: Work, task: Task) -> Work:
         """Measured once, and kept; by one of several drivers."""
         if any(name not in self.state.baseline for name in work.measures):
-            measured = measure_baseline(task, work.measures, clocked=work.clocked)
+            measured = dict(self.baseline or measure_baseline(task, work.measures, clocked=work.clocked))
             self.keep(baseline=measured if self.register is None else dict(self.register.agree(measured).baseline))
         return replace(work, baseline=self.state.baseline)
 

@@ -23,6 +23,7 @@ from objectives.loading import load_task
 from objectives.task import Task, call
 from search.decisions import Corner, Decisions, decisions, enough_steps, point_at
 from search.finetune import in_fast_layout, steps_per_epoch, stream
+from search.home import Home
 from search.latency.wanted import clocked_for
 from search.projection import PROJECTED, projected
 from search.scoring import measure_baseline
@@ -111,8 +112,12 @@ class Preflight:
             raise StudyFileError(self.refusals[0])
 
 
-def check(file: StudyFile) -> Preflight:
+def check(file: StudyFile, home: Home | None = None) -> Preflight:
     """Load the task, check it, measure the baseline, and look at the study.
+
+    Args:
+        file: The study.
+        home: Where tables of latencies are kept; None keeps nothing.
 
     Raises:
         PleachError: If the task or its network cannot be used at all.
@@ -120,7 +125,7 @@ def check(file: StudyFile) -> Preflight:
     reference = file.task_reference
     task = load_task(reference.target, reference.args, reference.source)
     check_task(task)
-    return look(file, task, measure_baseline(task, file.measures, clocked=clocked_for(file)))
+    return look(file, task, measure_baseline(task, file.measures, clocked=clocked_for(file, home)))
 
 
 def look(file: StudyFile, task: Task, baseline: Mapping[str, float]) -> Preflight:

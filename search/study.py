@@ -143,19 +143,26 @@ class Study:
 
     # -- doing ------------------------------------------------------------------------------------------------------
 
-    def run(self, progress: Progress | None = None, *, trial: RunTrial = run_trial) -> Findings:
+    def run(
+        self,
+        progress: Progress | None = None,
+        *,
+        trial: RunTrial = run_trial,
+        baseline: Mapping[str, float] | None = None,
+    ) -> Findings:
         """Run it, or go on, until its criteria are met or it is stopped.
 
         Args:
             progress: Who watches.
             trial: The trial itself, a function of a module.
+            baseline: Its measures, where they have just been taken; left out, a new study takes them.
 
         Raises:
             StudyError: If another process drives it, or it cannot go on as it was begun.
             StorageError: If a folder, a file or a database cannot be written.
             TaskError: If the task cannot be loaded or used.
         """
-        launch(self, progress or Silent(), trial)
+        launch(self, progress or Silent(), trial, baseline)
         return Findings(self.best(), self.policy(), self.summary())
 
     def stop(self, *, now: bool = False) -> None:

@@ -157,10 +157,16 @@ class Policy:
 
     def acts(self, name: str, profile: Mapping[str, Policy] | None = None) -> bool:
         """Whether the knob has any effect, given this policy's other values and, if given, the other policies."""
-        for condition in self.knob(name).when:
+        return self.would_act(name, vars(self), profile)
+
+    @classmethod
+    def would_act(cls, name: str, values: Mapping[str, Value], profile: Mapping[str, Policy] | None = None) -> bool:
+        """As `acts`, for a policy with these values and otherwise its defaults."""
+        for condition in cls.knob(name).when:
             owner, _, other = condition.knob.rpartition(".")
             if not owner:
-                holds = getattr(self, other) in condition.values and (condition.inert or self.acts(other, profile))
+                value = values.get(other, cls.knob(other).default)
+                holds = value in condition.values and (condition.inert or cls.would_act(other, values, profile))
             elif profile is None:
                 holds = True
             elif owner not in profile:
@@ -185,12 +191,8 @@ class Policy:
         Raises:
             ProfileError: If a value is out of range.
         """
-        draft = object.__new__(type(self))
-        drafted = {name: getattr(self, name) for name in self.knobs()} | dict(values)
-        for name, value in drafted.items():
-            object.__setattr__(draft, name, value)
-        acting: dict[str, Any] = {name: value for name, value in drafted.items() if draft.acts(name, profile)}
-        return type(self)(**acting)
+        drafted: dict[str, Any] = vars(self) | dict(values)
+        return type(self)(**{name: v for name, v in drafted.items() if self.would_act(name, drafted, profile)})
 
     def controls(self) -> Mapping[str, Policy]:
         """What shows whether this policy's own choice of connections pays: the same but for that choice, by name."""

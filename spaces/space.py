@@ -266,7 +266,7 @@ class SearchSpace:
         while waiting:
             knob = next(k for k in waiting.values() if not {w.knob for w in k.when} & (set(waiting) - {k.name}))
             del waiting[knob.name]
-            if space.policy.from_values(values).acts(knob.name, chosen):
+            if space.policy.would_act(knob.name, values, chosen):
                 values[knob.name] = self._choose_value(f"{name}.{knob.name}", space.knobs[knob.name], knob, choose)
         return space.policy.from_values(values)
 

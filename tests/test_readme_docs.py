@@ -61,7 +61,7 @@ def default_cell(default: Any) -> str:
     return "none" if default is None else f"`{json.dumps(default)}`"
 
 
-@pytest.mark.parametrize("name", pages.PAGES)
+@pytest.mark.parametrize("name", sorted(set(pages.PAGES) - {"networks.md"}))  # that one is compared beside its runs
 def test_a_page_that_is_written_from_the_code_is_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == pages.PAGES[name](), "run python -m tests.pages"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,21 @@ def run_file(
         PleachError: If it cannot run: a broken file, a task that cannot be used, constraints out of reach.
     """
     study = Study.create(StudyFile.load(path), home, name=name, origin=origin)
-    if checked and dict(study.state.judged) != study.file.constraints:  # new, or judged otherwise from now on
-        look_first(study, console)
-    return run_study(study, console)
+    new = dict(study.state.judged) != study.file.constraints  # or judged otherwise from now on
+    return run_study(study, console, look_first(study, console) if checked and new else None)
 
 
-def look_first(study: Study, console: Console) -> None:
-    """Show the pre-flight of a study.
+def look_first(study: Study, console: Console) -> Mapping[str, float]:
+    """Show the pre-flight of a study; returns the measures of its baseline.
 
     Raises:
         PleachError: If the task cannot be used, or the study cannot succeed.
     """
     with console.status("measuring the baseline"):
-        found = check(study.file)
+        found = check(study.file, study.home)
     console.print(check_answer(found.to_dict()))
     found.refuse()
+    return found.baseline
 
 
 def resume_study(name: str, home: Home, *, trials: int | None, console: Console) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def resume_study(name: str, home: Home, *, trials: int | None, console: Console)
     return run_study(study, console)
 
 
-def run_study(study: Study, console: Console) -> dict[str, Any]:
+def run_study(study: Study, console: Console, baseline: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Run a study with the terminal watching; returns its summary."""
     with Display(console, study.file.time_limit) as display:
-        return dict(study.run(display).summary)
+        return dict(study.run(display, baseline=baseline).summary)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from objectives.maskable import maskable
 from search.export import read_network, save_network
 from search.finetune import DivergedError, Finetuning
+from search.installation import ROOT
 from search.recipe import Recipe
 from search.surgery import channels
 from search.surgery.connectivity import Connectivity
@@ -23,7 +24,7 @@ from spaces import PruningPolicy, ReconnectionPolicy
 from spaces.profile import CompressionProfile
 from tests.search import zoo
 from tests.search.zoo_outcomes import OPERATIONS, STEPS, Outcome, covered, outcome, site_of, subject
-from tests.search.zoo_page import few_words
+from tests.search.zoo_page import few_words, networks_page
 
 _ABSENT = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
@@ -58,6 +59,11 @@ def test_it_is_done_end_to_end_or_refused_in_one_line(name: str, operation: str)
         assert rule
         assert remedy
         assert few_words(found.refusal) in rule
+
+
+def test_the_page_of_networks_says_what_the_runs_came_to() -> None:
+    written = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    assert written == networks_page(), "run python -m tests.pages networks"
 
 
 @pytest.mark.parametrize(
