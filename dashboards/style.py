@@ -38,7 +38,7 @@ _AXIS = {
     "ticks": "",
     "title": {"standoff": 15},
 }
-#: What all figures share. A template of plotly's own says much more, and is checked anew for every figure: ten times as long.
+#: What all figures share. One of plotly's own templates says much more, which is checked anew for every figure.
 _TEMPLATE = go.layout.Template(
     layout={
         "autotypenumbers": "strict",

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -251,6 +250,8 @@ class Searcher:
         """
         shares = dict.fromkeys(self._space.distributions(), 0.0)
         if len(places) >= FEWEST_FOR_IMPORTANCE and shares:
+            from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # brings scikit-learn
+
             with warnings.catch_warnings():
                 # It warns that low targets count as good, and so they are here; that a knob always had one value, or
                 # that too few trials are at hand, leaves the shares at 0.

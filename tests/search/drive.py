@@ -19,6 +19,7 @@ from typing import Any
 from search import launch
 from search.study import Study
 from search.trial import run_trial
+from tests.search.pristine import with_tables
 from tests.search.quick import quick_trial
 
 
@@ -49,6 +50,8 @@ def start(
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
 
+    if largest_file is None and "mlflow" not in data.get("storage", {}):
+        with_tables(home)
     return subprocess.Popen(
         [sys.executable, "-m", "tests.search.drive", str(home), json.dumps(data)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from search.console import stdout_kept_for_json
+from tests.search.pristine import with_tables
 from tests.search.shell import STUDY, Shell, shell_in, written
 
 
@@ -45,7 +46,7 @@ def test_help_is_instant() -> None:
 
 def test_ctrl_c_keeps_everything_and_ends_with_130(tmp_path: Path) -> None:
     text = STUDY.replace("trials = 3", "trials = 400")
-    running = process("run", written(tmp_path, text), "--home", tmp_path / "home", "--json", "--no-check")
+    running = process("run", written(tmp_path, text), "--home", with_tables(tmp_path / "home"), "--json", "--no-check")
     results = tmp_path / "home" / "studies" / "small" / "results"
     deadline = time.monotonic() + 120
     while len(list(results.glob("*.json"))) < 2 and time.monotonic() < deadline and running.poll() is None:
@@ -61,7 +62,7 @@ def test_ctrl_c_keeps_everything_and_ends_with_130(tmp_path: Path) -> None:
 
 def test_stop_ends_a_run_in_another_process(shell: Shell, tmp_path: Path) -> None:
     text = STUDY.replace("trials = 3", "trials = 400")
-    home = tmp_path / "home"
+    home = with_tables(tmp_path / "home")
     running = process("run", written(tmp_path, text), "--home", home, "--json", "--no-check")
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and running.poll() is None and shell("stop", "small", "--home", home)[0]:

@@ -20,6 +20,8 @@ from spaces.profile import CompressionProfile
 from tests.search.records import BASELINE, artefact, opened, runs
 from tests.search.results import result
 
+pytestmark = pytest.mark.makes_tables
+
 
 def test_an_unusable_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

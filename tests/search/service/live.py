@@ -20,6 +20,7 @@ import requests
 from search.home import Home
 from search.service.processes import Processes
 from search.service.tokens import RIGHTS, Tokens
+from tests.search.pristine import with_tables
 
 OPERATOR = """
 [limits]
@@ -122,7 +123,7 @@ def served(
     home: Path, secrets: Mapping[str, str], *options: str, running: int = 4, trials: int = 400
 ) -> Iterator[Live]:
     """`pleach serve` on a home; ended as with Ctrl-C, and its studies go on."""
-    home.mkdir(parents=True, exist_ok=True)
+    with_tables(home)
     operator = home.parent / f"{home.name}-operator.toml"
     operator.write_text(OPERATOR.format(running=running, trials=trials), encoding="utf-8")
     command = [
