@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scipy import stats
-
 from search.books import read_result, write_result
 from search.home import driver_lock
 from search.result import Report, TrialRequest, TrialResult
@@ -240,6 +238,8 @@ def _difference(values: list[float]) -> dict[str, Any] | None:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return {"mean": mean, "half_width": None, "noise": True}
+    from scipy import stats  # takes half a second: not for whoever only looks at a study
+
     quantile = float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1))
     half = quantile * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": mean, "half_width": half, "noise": abs(mean) <= half}

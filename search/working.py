@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from objectives.loading import task_hash
-from search.buds.trial import run_bud_trial
 from search.database import is_shared
 from search.latency.wanted import clocked_for
 from search.record import Record
@@ -39,6 +38,10 @@ def same_task(study: Study, state: State) -> str:
 def work_for(study: Study, trial: RunTrial = run_trial) -> Work:
     """What all trials of a study share, but for the baseline."""
     resources = study.file.resources
+    if study.file.buds and trial is run_trial:
+        from search.buds.trial import run_bud_trial  # brings scikit-learn, which nobody else needs
+
+        trial = run_bud_trial
     return Work(
         study.file.task_reference,
         study.file.measures,
@@ -48,7 +51,7 @@ def work_for(study: Study, trial: RunTrial = run_trial) -> Work:
         threads=max(1, int(resources.cpu)),
         home=study.home.root,
         clocked=clocked_for(study.file, study.home),
-        run_trial=run_bud_trial if study.file.buds and trial is run_trial else trial,
+        run_trial=trial,
     )
 
 
