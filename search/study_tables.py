@@ -28,10 +28,7 @@ def seconds(duration: str) -> float:
     Raises:
         ValueError: If it is no number with a unit, or not positive.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", duration.strip())
-    if not match or float(match[1]) <= 0:
-        raise ValueError(f'a duration must be a number and a unit, but is {duration!r}: write "30s", "90m" or "4h"')
-    return float(match[1]) * SECONDS[match[2]]
+    return _amount(duration, SECONDS, "a duration", '"30s", "90m" or "4h"')
 
 
 def size(memory: str) -> int:
@@ -40,10 +37,14 @@ def size(memory: str) -> int:
     Raises:
         ValueError: If it is no number with a unit, or not positive.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]i?B)", memory.strip())
+    return int(_amount(memory, BYTES, "memory", '"2GiB" or "800MB"'))
+
+
+def _amount(text: str, units: Mapping[str, int], what: str, examples: str) -> float:
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})", text.strip())
     if not match or float(match[1]) <= 0:
-        raise ValueError(f'memory must be a number and a unit, but is {memory!r}: write "2GiB" or "800MB"')
-    return int(float(match[1]) * BYTES[match[2]])
+        raise ValueError(f"{what} must be a number and a unit, but is {text!r}: write {examples}")
+    return float(match[1]) * units[match[2]]
 
 
 class Table(BaseModel):
