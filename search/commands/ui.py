@@ -48,7 +48,7 @@ def serve_ui(home: Home, name: str | None, *, port: int, browser: bool) -> None:
             store, study.name, list(directions), rising=rising, knobs=list(study.file.space.distributions())
         )
     signal.signal(signal.SIGTERM, _interrupt)  # so that the server does not outlive us
-    server = subprocess.Popen(server_command(uri, port), env=server_environment(), cwd=home.root)
+    server = subprocess.Popen(server_command(port), env=server_environment(uri), cwd=home.root)
     try:
         with console.status("starting the MLflow server"):
             _await(server, port)

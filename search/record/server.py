@@ -16,11 +16,13 @@ from spaces.errors import StorageError
 KNOBS_SHOWN = 8
 
 
-def server_command(uri: str, port: int) -> list[str]:
-    """The command of a server for this machine only."""
-    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+def server_command(port: int) -> list[str]:
+    """The command of a server for this machine only; its database stands in its environment."""
     return [
-        *server,
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
         "--host",
         "127.0.0.1",
         "--port",
@@ -32,9 +34,14 @@ def server_command(uri: str, port: int) -> list[str]:
     ]
 
 
-def server_environment() -> dict[str, str]:
-    """Its environment: no job queue (ten processes), no telemetry, quiet."""
+def server_environment(uri: str) -> dict[str, str]:
+    """Its environment: no job queue (ten processes), no telemetry, quiet.
+
+    Args:
+        uri: The database; a password in it would be seen by every user of the machine if it stood in the command.
+    """
     return os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_PYTHON_REFRESH": "quiet",

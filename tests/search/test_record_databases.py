@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -111,6 +112,13 @@ def test_opening_at_once_from_two_processes_creates_one_database(tmp_path: Path)
     ]
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
+
+
+def test_the_database_of_a_server_stands_in_no_command(mlflow_server: str, mlflow_home: Path) -> None:
+    """A password may be part of it, and every user of a machine sees the commands of all."""
+    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert any("mlflow" in command and " server " in command for command in commands)
+    assert not [command for command in commands if str(mlflow_home / "mlflow.db") in command]
 
 
 def test_passwords_are_not_shown() -> None:

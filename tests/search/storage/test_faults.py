@@ -177,11 +177,11 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = server_command(f"sqlite:///{self._folder}/mlflow.db", self._port)
+        environment = server_environment(f"sqlite:///{self._folder}/mlflow.db")
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--artifacts-destination", str(self._folder / "artifacts")],
-                env=server_environment(), cwd=self._folder, stdout=log, stderr=log, start_new_session=True,
+                [*server_command(self._port), "--artifacts-destination", str(self._folder / "artifacts")],
+                env=environment, cwd=self._folder, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         limit = time.monotonic() + 120
         while not answers(self.address):
