@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from dashboards.frames import Frames
 from dashboards.style import INK, SCALE, UNDER_TEXT, empty, styled
@@ -87,6 +89,7 @@ def layers_by_trial(frames: Frames, quantity: str = "sparsity", numbers: list[in
     figure = go.Figure(
         go.Heatmap(
             z=wide.to_numpy(),
+            **_bounds(wide.to_numpy(float)),
             x=[f"trial {number}" for number in wide.columns],
             y=_named(wide.index.to_series()),
             colorscale=SCALE,
@@ -102,6 +105,12 @@ def layers_by_trial(frames: Frames, quantity: str = "sparsity", numbers: list[in
         height=130 + 22 * len(wide),
         yaxis={"autorange": "reversed", "automargin": True},
     )
+
+
+def _bounds(values: NDArray[np.float64]) -> dict[str, float]:
+    """Of the colours, where all values are the same: plotly would take the half below and above it."""
+    least, most = float(np.nanmin(values)), float(np.nanmax(values))
+    return {"zmin": min(0.0, least), "zmax": most if most > 0 else float(most == 0)} if least == most else {}
 
 
 def _with_places(frames: Frames, layers: pd.DataFrame) -> pd.DataFrame:

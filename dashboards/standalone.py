@@ -19,6 +19,8 @@ from dashboards.style import CONFIG, untitled
 ATTRIBUTES = {"className": "class", "colSpan": "colspan", "htmlFor": "for"}
 #: HTML elements that have no end tag.
 VOID = ("br", "hr", "img", "input")
+#: A figure is drawn as soon as it is read, when those that share its row are not there yet.
+FITTING = '<script>addEventListener("load", () => dispatchEvent(new Event("resize")))</script>'
 
 
 def document(title: str, *parts: Component | go.Figure) -> str:
@@ -28,7 +30,7 @@ def document(title: str, *parts: Component | go.Figure) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{CSS}</style>"
-        f"<script>{get_plotlyjs()}</script></head><body><main>{body}</main></body></html>"
+        f"<script>{get_plotlyjs()}</script></head><body><main>{body}</main>{FITTING}</body></html>"
     )
 
 

@@ -94,7 +94,7 @@ def _worth_telling(message: ConsoleMessage) -> list[str]:
 
 
 def _elsewhere(asked: Request) -> list[str]:
-    near = re.match(r"(http://127\.0\.0\.1:|data:|blob:)", asked.url)
+    near = re.match(r"(http://127\.0\.0\.1:|data:|blob:|file:///)", asked.url)
     return [] if near else [f"asks {asked.url}"]
 
 

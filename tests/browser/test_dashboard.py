@@ -138,9 +138,14 @@ def test_a_report_stands_alone(page: Page, lived: Lived, tmp_path: Path) -> None
     lived.wait()
     study = Study.load("lived", lived.home)
     write_report(study, tmp_path / "report.html")
-    page.set_content((tmp_path / "report.html").read_text(encoding="utf-8"), timeout=PATIENCE)
+    page.goto((tmp_path / "report.html").as_uri(), timeout=PATIENCE)
     expect(page.get_by_role("heading", level=1)).to_have_text("lived")
     assert page.locator(".js-plotly-plot .main-svg").count() > 10
+    page.wait_for_function(
+        "[...document.querySelectorAll('.js-plotly-plot')]"
+        ".every(plot => plot.querySelector('.main-svg').clientWidth <= plot.clientWidth)",
+        timeout=PATIENCE,
+    )
 
 
 @pytest.mark.parametrize("page", [375], indirect=True)
