@@ -165,6 +165,11 @@ def _volume(boxes: Array) -> float:
 
 def _undominated(boxes: Array) -> Array:
     """The boxes that lie in no other, equal ones once."""
+    if boxes.shape[1] == 2 and len(boxes):
+        # The longest first: a box lies in one before it unless it is higher than all of them.
+        boxes = boxes[np.lexsort((-boxes[:, 1], -boxes[:, 0]))]
+        higher = boxes[1:, 1] > np.maximum.accumulate(boxes[:-1, 1])
+        return np.asarray(boxes[np.concatenate(([True], higher))])
     boxes = np.unique(boxes, axis=0)
     inside = np.asarray((boxes[:, None, :] <= boxes[None, :, :]).all(axis=2))
     np.fill_diagonal(inside, False)
