@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Container, Mapping
 from typing import Any
@@ -46,19 +47,21 @@ class ShortSighted(TPESampler):
             return study
         view = object.__new__(_View)
         view.__dict__ |= study.__dict__
-        view.seen = self._history.seen(study._get_trials(deepcopy=False))
+        trials = study._get_trials(deepcopy=False)
+        view.seen = [trials[number] for number in sorted(self._history.seen(trials))]
         return view
 
 
 class _View(optuna.Study):
-    """A study of which some trials are not seen."""
+    """A study of which some trials are seen, as they were when it was made: the storage is asked once a proposal."""
 
-    seen: set[int]
+    seen: list[FrozenTrial]
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [t for t in super()._get_trials(deepcopy, states, use_cache) if t.number in self.seen]
+        trials = [trial for trial in self.seen if states is None or trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
 
 
 SAMPLERS: Mapping[str, Callable[[int, History], BaseSampler]] = {
