@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,41 @@ def test_two_trials_share_a_gpu_and_find_code_and_network_there(tmp_path: Path, 
     assert len({result.reason for result in desk.results.values()}) == 1
     assert max(row["began"] for row in rows) < min(row["ended"] for row in rows)
     assert [row["sent"] for row in rows] == [1.0, 1.0]  # the code that was sent, not the one that lies here
+
+
+def in_company(folder: Path, request: TrialRequest, *args: Any, **kwargs: Any) -> Iterator[TrialResult]:
+    """A trial that ends when another one runs at the same time; says on which node it was."""
+    import ray
+
+    (folder / request.key).touch()
+    limit = time.monotonic() + 90
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < limit:
+        time.sleep(0.1)
+    metrics = {"together": float(time.monotonic() < limit)}
+    node = str(ray.get_runtime_context().get_node_id())
+    yield TrialResult(request, "complete", {"accuracy": 1.0, "macs": 1.0}, metrics, reason=node)
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_is_used(tmp_path: Path, nodes: Nodes) -> None:
+    address, running = nodes.want("one"), tmp_path / "running"
+    running.mkdir()
+
+    class Growing(Desk):
+        def begun(self, request: TrialRequest) -> None:
+            super().begun(request)
+            if len(self.beginnings) == 1:
+                nodes.add("two")
+
+    desk = Growing(request(0), request(1))
+    work = Work(
+        TaskReference("tests.search.quick:TinyTask"), ("accuracy",), BASELINE, tmp_path / "checkpoints",
+        run_trial=partial(in_company, running),
+    )  # fmt: skip
+    with runner(tmp_path / "r", address) as entered:
+        entered.run(work, desk)
+    assert [result.metrics["together"] for result in desk.results.values()] == [1.0, 1.0]
+    assert len({result.reason for result in desk.results.values()}) == 2
 
 
 @pytest.mark.slow
