@@ -42,6 +42,9 @@ INSIDE: dict[tuple[str, str], str] = {
     ("search/record/runs.py", "search.record.store"): "MLflow takes seconds to import, which happens in the background",
     ("search/record/runs.py", "search.record.models"): "it imports MLflow",
     ("search/commands/dashboard.py", "search.record.links"): "it imports MLflow, and few links are followed",
+    ("search/ablation.py", "scipy.stats"): "half a second to import, for whoever looks at a study",
+    ("search/searcher.py", "optuna.importance"): "it imports scikit-learn, and a run needs it once, at its end",
+    ("search/working.py", "search.buds.trial"): "it imports scikit-learn, and few studies are of buds",
 }
 
 

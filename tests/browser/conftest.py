@@ -39,18 +39,24 @@ class Lived:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def chromium() -> str:
+    """Where it is."""
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     if path is None:
         lacking("browser", "apt-get install chromium")
+    return path
+
+
+@pytest.fixture(scope="module")  # Playwright keeps an event loop running, beside which other tests can start none
+def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path)
-        yield chromium
-        chromium.close()
+        launched = playwright.chromium.launch(executable_path=chromium)
+        yield launched
+        launched.close()
 
 
 @pytest.fixture(scope="session")
-def dashboard(browser: Browser, mlflow_home: Path) -> Iterator[str]:
+def dashboard(chromium: str, mlflow_home: Path) -> Iterator[str]:
     """The dashboard as a user starts it, on the home of the study; gives its address."""
     log = mlflow_home.parent / "dashboard.log"
     command = [sys.executable, "-m", "search.cli", "dashboard", "--home", str(mlflow_home), "--port", "0", "--no-open"]
