@@ -34,6 +34,7 @@ from search.service.server import Address
 from search.service.tokens import Tokens
 from spaces.errors import RequestError
 from tests.search.buds.nets import Quarters, request
+from tests.search.clusters import STORE, nodes_on_this_machine
 
 pytestmark = pytest.mark.slow
 
@@ -201,6 +202,29 @@ def _until_all_serve(served: Served, label: str, seconds: float = 120.0) -> None
             return
         assert time.monotonic() < deadline, lately
         time.sleep(0.1)
+
+
+def test_a_cluster_that_is_there_already_serves_it_and_is_left_as_it_was(home: Home) -> None:
+    with nodes_on_this_machine() as cluster:
+        cluster.add_node(num_cpus=2, object_store_memory=STORE)
+        options = ("--replicas", "1", "--loaded", "2", "--cpu", "0.5", "--address", str(cluster.address))
+        with serving(home, *options) as found:
+            x = Quarters().example_inputs()[0]
+            expected = BudManager.load("quarters", home).answer(x)
+            said = found.call("/v1/answer", {"inputs": x.tolist()})
+            torch.testing.assert_close(torch.tensor(said.json()["outputs"]), expected.outputs)
+            assert found.processes("Replica") == []  # they are the cluster's, not this command's
+        import ray  # reads its settings when it is imported
+
+        ray.init(address=str(cluster.address), log_to_driver=False)
+        try:
+            free: Any = ray.available_resources
+            deadline = time.monotonic() + 30
+            while free().get("CPU") != 2.0:  # nothing of it is to be left there
+                assert time.monotonic() < deadline, free()
+                time.sleep(0.2)
+        finally:
+            ray.shutdown()
 
 
 @pytest.mark.parametrize(
