@@ -37,8 +37,10 @@ from tests.search.quick import quick_trial
 NAME = "kept"
 #: Trials between two kills of a worker, on average.
 WORKER_EVERY = 40
-#: Seconds that processes may outlive the driver. Ray's agents look for it once a minute and hold nothing: left out.
+#: Seconds that processes may outlive the driver.
 GONE_WITHIN = 60.0
+#: What of Ray looks for the driver once a minute or half, and holds nothing meanwhile: left out.
+IDLE = ("Agent", "log_monitor")
 
 
 # -- the driver that is killed --------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ def soak(home: Path, trials: int, seed: int, driver_kills: int) -> dict[str, Any
             next_worker = decided + dice.randint(WORKER_EVERY // 2, WORKER_EVERY * 3 // 2)
         if deaths and decided >= deaths[0]:
             deaths.pop(0)
-            ended += [process for process in _tree(child.pid) if not _names(process, "Agent")]
+            ended += [process for process in _tree(child.pid) if not any(_names(process, idle) for idle in IDLE)]
             child.send_signal(signal.SIGKILL)
             child.communicate()
             drivers_killed += 1
