@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors
@@ -45,6 +46,8 @@ class Cifar10(ImageTask):
             them; ``test-head``, the first half of the test images, where they were. The second half is the test split
             then.
         batch_size: Samples a batch.
+        shift: At most so many pixels by which training images are moved, >= 0. What makes a long training better can
+            make a short one worse: 0 suits budgets of an epoch.
         cache_dir: Where decoded images are kept; left out, ``$PLEACH_HOME/cache``, else ``./.pleach/cache``.
 
     Raises:
@@ -60,6 +63,7 @@ class Cifar10(ImageTask):
         depth: int = 20,
         validation: str = "train-tail",
         batch_size: int = 128,
+        shift: int = LOOK.shift,
         cache_dir: str | None = None,
     ) -> None:
         if data_dir is None:
@@ -70,7 +74,9 @@ class Cifar10(ImageTask):
             raise TaskError("cifar10 needs weights, a safetensors file, but it is left out: args = {weights = ...}")
         if validation not in VALIDATION:
             raise TaskError(f"validation must be {' or '.join(VALIDATION)}, but is {validation!r}: choose one of them")
-        super().__init__(LOOK, batch_size, VALIDATION[validation])
+        if not isinstance(shift, int) or isinstance(shift, bool) or not 0 <= shift <= 32:
+            raise TaskError(f"shift must be a whole number of pixels from 0 to 32, but is {shift!r}: use e.g. 4")
+        super().__init__(replace(LOOK, shift=shift), batch_size, VALIDATION[validation])
         self.data_dir, self.weights_file = Path(data_dir).expanduser(), Path(weights).expanduser()
         self.depth = depth
         self._cache_dir = cache_dir

@@ -95,6 +95,16 @@ def test_the_splits_are_cut_where_they_should_be(
         assert len(task.batches(split, shuffle_seed=None)) == -(-count // 999)  # type: ignore[arg-type]
 
 
+def test_training_images_stay_where_they_are_without_a_shift(tmp_path: Path) -> None:
+    """Only their first row is not black; what moves down with the others shows below it."""
+    below = []
+    for shift in (0, 4):
+        task = Cifar10(small_data(tmp_path), save_weights(tmp_path / "w.safetensors"), shift=shift)
+        x, _ = next(iter(task.batches("train", shuffle_seed=1)))
+        below.append(float(x[:, 0, 1:].std()))
+    assert below[0] < 1e-4 < below[1]
+
+
 def refusal(**args: object) -> str:
     def uses() -> None:
         task = load_task("cifar10", args)
@@ -116,6 +126,9 @@ def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None:
     wide = ResNet(20).state_dict() | {"linear.weight": torch.zeros(100, 64)}
     safetensors.torch.save_file(wide, tmp_path / "wide.safetensors")
 
+    assert "shift must be a whole number of pixels from 0 to 32, but is -1" in refusal(
+        data_dir="x", weights=weights, shift=-1
+    )
     assert "cifar10 needs data_dir" in refusal(weights=weights)
     assert "cifar10 needs weights" in refusal(data_dir="x")
     assert "depth must be 6n + 2, but is 21" in refusal(data_dir="x", weights=weights, depth=21)
