@@ -29,6 +29,8 @@ class BuddingPolicy(Policy):
         plastic: Share of the budget in which only the plasticity layers train; then the weakest inherited connections
             go and everything trains.
         distillation: Weight of the loss against the parent's outputs on the bud's own inputs.
+        matching: Weight of the squared distance between what flows at the ends of the bud's blocks and its parent's, in
+            units of the parent's variance (Romero et al. 2015); in a short budget it teaches more than outputs do.
         diverse: Whether a bud is pushed away from the features of its parent.
         diversity: Weight of that push.
         alike: Likeness to the parent (CKA) from which on it is pushed.
@@ -54,6 +56,7 @@ class BuddingPolicy(Policy):
     rank: Annotated[int, CategoricalDistribution((2, 4, 8, 16))] = 8
     plastic: Annotated[float, FloatDistribution(0.05, 0.5), Limits(0.0, 1.0)] = 0.15
     distillation: Annotated[float, FloatDistribution(0.0, 2.0), Limits(0.0, 100.0)] = 1.0
+    matching: Annotated[float, FloatDistribution(0.0, 30.0), Limits(0.0, 1000.0)] = 10.0
     diverse: Annotated[bool, CategoricalDistribution((False, True))] = False
     diversity: Annotated[
         float, FloatDistribution(1e-3, 0.3, log=True), Limits(0.0, 100.0), When("diverse", (True,))

@@ -83,9 +83,14 @@ class Look:
 
 
 class Stages:
-    """The parent's tail with a view of its last stages."""
+    """The parent's tail with a view of its last stages.
 
-    def __init__(self, cut: Cut) -> None:
+    Args:
+        cut: Whose tail.
+        also: Further nodes of it that `whole` shows.
+    """
+
+    def __init__(self, cut: Cut, also: Sequence[str] = ()) -> None:
         found = places(cut.tail, inputs=(cut.hidden,))
         self.places: tuple[Place, ...] = tuple(found[-STAGES:])
         if not self.places:
@@ -93,13 +98,20 @@ class Stages:
                 "the last stages of a network that buds must be visible, but it has a single block: "
                 "use a network with two layers at least, or a smaller stem"
             )
-        self.network: fx.GraphModule = watched(cut.tail, [place.node for place in self.places]).eval()
+        self._also = tuple(also)
+        nodes = [*(place.node for place in self.places), *also]
+        self.network: fx.GraphModule = watched(cut.tail, nodes).eval()
 
     def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The outputs, the pooled activations of all stages (batch, features), and of the last one."""
+        return self.whole(hidden)[:3]
+
+    def whole(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]]:
+        """The same, and what flows at the further nodes."""
         outputs, seen = self.network(hidden)
-        pooled = [pool(value, place.dim) for value, place in zip(seen, self.places, strict=True)]
-        return outputs, torch.cat(pooled, 1), pooled[-1]
+        count = len(self.places)
+        pooled = [pool(value, place.dim) for value, place in zip(seen[:count], self.places, strict=True)]
+        return outputs, torch.cat(pooled, 1), pooled[-1], dict(zip(self._also, seen[count:], strict=True))
 
 
 def pool(x: Tensor, dim: int) -> Tensor:

@@ -50,6 +50,17 @@ def is_plastic(name: str) -> bool:
     return name.startswith(PLASTICITY)
 
 
+def ends(bud: fx.GraphModule) -> Mapping[str, str]:
+    """By the node at the end of each inherited block the one behind its plasticity layer."""
+    found = {}
+    for node in bud.graph.nodes:
+        if node.op == "call_function" and node.target is operator.add and len(node.args) == 2:
+            before, up = node.args
+            if isinstance(up, fx.Node) and up.op == "call_module" and is_plastic(str(up.target)):
+                found[before.name] = node.name
+    return found
+
+
 def thaw(bud: nn.Module) -> list[nn.Parameter]:
     """Let the inherited parameters train as well; returns them."""
     inherited = [p for name, p in bud.named_parameters() if not is_plastic(name) and p.is_floating_point()]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from objectives.task import Task
+from search.buds.match import matching
 from search.finetune import distillation
 from spaces.budding import BuddingPolicy
 
@@ -22,6 +24,8 @@ class Rows:
         taught: What the parent answers, (batch, ...).
         last: The parent's last stage, pooled, (batch, features).
         inside: Which belong to the bud's sub-task, (batch,) boolean.
+        blocks: What flows at the ends of the parent's blocks, of the channels that the bud has; empty where buds are
+            not held to it.
     """
 
     hidden: Tensor
@@ -29,18 +33,19 @@ class Rows:
     taught: Tensor
     last: Tensor
     inside: Tensor
+    blocks: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return len(self.inside)
 
     def take(self, where: Tensor | slice) -> Rows:
         """Some of them."""
-        return Rows(*(value[where] for value in self.tensors().values()))
+        return Rows.of({name: value[where] for name, value in self.tensors().items()})
 
     def and_(self, other: Rows) -> Rows:
         """These and then the others."""
-        pairs = zip(self.tensors().values(), other.tensors().values(), strict=True)
-        return Rows(*(torch.cat(pair) for pair in pairs))
+        others = other.tensors()
+        return Rows.of({name: torch.cat((value, others[name])) for name, value in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """By name."""
@@ -50,13 +55,28 @@ class Rows:
             "taught": self.taught,
             "last": self.last,
             "inside": self.inside,
+            **{f"block{index}": block for index, block in enumerate(self.blocks)},
         }
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Rows:
+        """The inverse of :meth:`tensors`."""
+        own = {name: value for name, value in tensors.items() if not name.startswith("block")}
+        return cls(**own, blocks=tuple(tensors[f"block{index}"] for index in range(len(tensors) - len(own))))
 
 
 def bud_loss(
-    task: Task, policy: BuddingPolicy, outputs: Tensor, last: Tensor, rows: Rows, temperature: float
+    task: Task,
+    policy: BuddingPolicy,
+    outputs: Tensor,
+    last: Tensor,
+    rows: Rows,
+    temperature: float,
+    blocks: Sequence[Tensor] = (),
 ) -> Tensor:
     """Task + beta * distillation + gamma * diversity on the bud's own samples, the parent's answers on the others.
+
+    On all of them it is held to its parent block by block, as far as `BuddingPolicy.matching` says.
 
     Args:
         task: Whose loss counts.
@@ -65,6 +85,7 @@ def bud_loss(
         last: The bud's last stage, pooled, (batch, features).
         rows: What they were made from.
         temperature: Of the distillation.
+        blocks: What flows at the ends of the bud's blocks, as `rows.blocks` does in the parent.
     """
     loss = outputs.new_zeros(())
     own, others = rows.inside, ~rows.inside
@@ -78,6 +99,8 @@ def bud_loss(
             loss = loss + policy.diversity * excess
     if share < 1:
         loss = loss + (1 - share) * distillation(outputs[others], rows.taught[others], temperature)
+    if rows.blocks:
+        loss = loss + policy.matching * matching(blocks, rows.blocks)
     return loss
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,6 +19,7 @@ from search.buds.cut import Cut, places, watched
 from search.buds.find import Stages, Subtasks, pool
 from search.buds.graft import is_plastic, thaw
 from search.buds.loss import Rows, bud_loss
+from search.buds.match import Match
 from search.finetune import DivergedError, in_fast_layout, stream
 from search.recipe import Recipe, learning_rate_at
 from search.surgery.connectivity import Connectivity
@@ -41,15 +43,23 @@ class Growth:
         policy: How it is trained.
         recipe: The constants.
         share: Of all samples, those of its sub-task.
+        match: Where it is held to its parent; None where it is not.
     """
 
     def __init__(
-        self, network: fx.GraphModule, hidden: Tensor, policy: BuddingPolicy, recipe: Recipe, share: float = 1.0
+        self,
+        network: fx.GraphModule,
+        hidden: Tensor,
+        policy: BuddingPolicy,
+        recipe: Recipe,
+        share: float = 1.0,
+        match: Match | None = None,
     ) -> None:
-        self.share = share
+        self.share, self.match = share, match
         self.network, self._policy, self._recipe = network, policy, recipe
         self._place = (places(network, inputs=(hidden,)) or [None])[-1]  # type: ignore[list-item]
-        self._seen = watched(network, [self._place.node] if self._place else [])
+        blocks = match.bud if match is not None else ()
+        self._seen = watched(network, [*blocks, *([self._place.node] if self._place else [])])
         self.connectivity = Connectivity(network)
         self._optimizer = TrainingOptimizer.from_recipe(network.parameters(), recipe)
         self.connectivity.optimizer = self._optimizer
@@ -66,14 +76,12 @@ class Growth:
         """
         # BatchNorm's statistics are inherited as well: while the rest is frozen so are they.
         self._seen.train(self.joint)
-        hidden = rows.hidden
-        if hidden.ndim == 4:
-            # The layout in which it trains fastest, and the same one after an interruption: sums depend on it.
-            hidden = hidden.contiguous(memory_format=torch.channels_last)
+        rows = replace(rows, hidden=_laid_out(rows.hidden), blocks=tuple(_laid_out(block) for block in rows.blocks))
         with autocast:
-            outputs, seen = self._seen(hidden)
-        last = pool(seen[0], self._place.dim).float() if self._place else outputs.flatten(1)
-        loss = bud_loss(task, self._policy, outputs.float(), last, rows, self._recipe.temperature)
+            outputs, seen = self._seen(rows.hidden)
+        last = pool(seen[-1], self._place.dim).float() if self._place else outputs.flatten(1)
+        blocks = seen[: len(rows.blocks)]
+        loss = bud_loss(task, self._policy, outputs.float(), last, rows, self._recipe.temperature, blocks)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if not self.joint:
@@ -144,7 +152,7 @@ class Growth:
         self.connectivity.load_state(under("connectivity", state), {})
         self.steps = int(state["steps"])
         waiting = under("waiting", state)
-        self.waiting = Rows(**waiting) if waiting else None
+        self.waiting = Rows.of(waiting) if waiting else None
 
 
 class Growing:
@@ -152,7 +160,7 @@ class Growing:
 
     Args:
         cut: The parent in two parts, on `device`.
-        stages: Of its tail.
+        stages: Of its tail, with the ends of the blocks that buds are held to.
         subtasks: What its inputs fall into, on `device`.
         growths: One bud per sub-task, on `device`.
         task: Gives the samples.
@@ -202,23 +210,24 @@ class Growing:
             if self.step >= self._policy.plastic * self.steps:
                 for growth in self.growths:
                     growth.release()
-            rows, members = self._rows(move(inputs, self._device), targets.to(self._device))
+            rows, ends, members = self._rows(move(inputs, self._device), targets.to(self._device))
             self._batch = self._batch or len(rows)
             for index, growth in enumerate(self.growths):
-                self._feed(growth, rows, members == index)
+                blocks = growth.match.of_parent([ends[node] for node in growth.match.parent]) if growth.match else ()
+                self._feed(growth, replace(rows, blocks=blocks), members == index)
             self.step += 1
         if until >= self.steps:
             for growth in self.growths:
                 growth.release()  # also where the plasticity layers had the whole budget
 
     @torch.no_grad()
-    def _rows(self, inputs: Inputs, targets: Tensor) -> tuple[Rows, Tensor]:
-        """A batch as the parent sees it, and the sub-task of each sample."""
+    def _rows(self, inputs: Inputs, targets: Tensor) -> tuple[Rows, Mapping[str, Tensor], Tensor]:
+        """A batch as the parent sees it, what flows at the ends of its blocks, and the sub-task of each sample."""
         with self._autocast():
             hidden = call(self.cut.stem, inputs)
-            taught, features, last = self._stages(hidden)
+            taught, features, last, ends = self._stages.whole(hidden)
         inside = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
-        return Rows(hidden, targets, taught.float(), last.float(), inside), self._subtasks.assign(features)
+        return Rows(hidden, targets, taught.float(), last.float(), inside), ends, self._subtasks.assign(features)
 
     def _feed(self, growth: Growth, rows: Rows, own: Tensor) -> None:
         """Hand a bud its samples and the share of others; it steps whenever it has a batch of them."""
@@ -227,7 +236,7 @@ class Growing:
         others = (~own).nonzero()[:, 0]
         pick = torch.randperm(len(others), generator=self._generator)[: max(0, wanted)]
         chosen = torch.cat([own.nonzero()[:, 0], others[pick.to(others.device)]])
-        mine = Rows(rows.hidden, rows.targets, rows.taught, rows.last, own).take(chosen)
+        mine = replace(rows, inside=own).take(chosen)
         waiting = mine if growth.waiting is None else growth.waiting.and_(mine)
         rate = learning_rate_at(self.step, self.steps, self._recipe.learning_rate)
         # About one step per batch of the task, whatever the size of the sub-task: a rare one must learn as well.
@@ -284,6 +293,11 @@ def settle(network: nn.Module, parts: Iterable[Tensor]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """In the layout in which a bud trains fastest, and in the same one after an interruption: sums depend on it."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def in_layout(network: fx.GraphModule, device: str) -> fx.GraphModule:

@@ -11,6 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from search.buds.cut import cut
 from search.buds.find import Stages, find, look, portray
 from search.buds.graft import graft, is_plastic
 from search.buds.isolate import excitement, leaving
+from search.buds.match import Match
 from search.buds.route import fit
 from search.buds.system import AsNetwork, Costs, System, costs
 from search.buds.train import Growing, Growth, in_layout, settle
@@ -80,6 +82,26 @@ def run_bud_trial(
         yield result
 
 
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """A batch as a bud sees it.
+
+    Args:
+        own: What flows into the bud, of its sub-task's samples.
+        targets: Of these.
+        others: What flows into it of others.
+    """
+
+    own: Tensor
+    targets: Tensor
+    others: Tensor
+
+    @property
+    def hidden(self) -> Tensor:
+        """All that flows into the bud."""
+        return torch.cat([self.own, self.others])
+
+
 class BudTrial:
     """One policy at work: from a parent to a system.
 
@@ -111,12 +133,15 @@ class BudTrial:
         self.seen = look(self.cut, self.stages, stream(task, request.seed), keep=PROBED * policy.subtasks)
         self.subtasks = find(self.seen, policy, request.seed)
         self.router = fit(policy.router, self.seen.stem, self.subtasks.assign(self.seen.last), self.subtasks.count)
-        self._parts = self._probe()
+        self._probes = self._probe()
+        growths = [self._grafted(index, recipe) for index in range(self.subtasks.count)]
+        ends = dict.fromkeys(node for growth in growths if growth.match for node in growth.match.parent)
+        watching = Stages(self.cut, list(ends))
         self.growing = Growing(
             self.cut,
-            self.stages,
+            watching,
             self.subtasks.to(device),
-            [self._grafted(index, recipe) for index in range(self.subtasks.count)],
+            growths,
             task,
             policy,
             recipe,
@@ -124,34 +149,40 @@ class BudTrial:
             seed=request.seed,
             device=device,
         )
-        for network in (self.cut.stem, self.cut.tail, self.stages.network):
+        for network in (self.cut.stem, self.cut.tail, self.stages.network, watching.network):
             in_layout(network, device)
 
     # -- grafting ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _probe(self) -> list[list[tuple[Tensor, Tensor]]]:
-        """Per sub-task some of its samples: what flows into its bud, and the targets."""
-        parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(self.subtasks.count)]
-        counts = [0] * self.subtasks.count
+    def _probe(self) -> list[list[_Probe]]:
+        """Per sub-task some of its samples, and as many others as its bud sees beside them in training.
+
+        BatchNorm's statistics are taken of both: they must be those that the bud has learnt with.
+        """
+        probes: list[list[_Probe]] = [[] for _ in range(self.subtasks.count)]
+        counts, outside = [0] * self.subtasks.count, self.policy.outside
         for inputs, targets in self.seen.batches:
             hidden = call(self.cut.stem, inputs)
             members = self.subtasks.assign(self.stages(hidden)[1])
-            for index, part in enumerate(parts):
+            for index, probe in enumerate(probes):
                 own = (members == index).nonzero()[: PROBED - counts[index], 0]
                 if len(own):
-                    part.append((hidden[own], targets[own]))
+                    others = (members != index).nonzero()[: round(len(own) * outside / (1 - outside)), 0]
+                    probe.append(_Probe(hidden[own], targets[own], hidden[others]))
                     counts[index] += len(own)
-        return parts
+        return probes
 
     def _grafted(self, index: int, recipe: Recipe) -> Growth:
-        scores = excitement(self.cut.tail, self._parts[index], self._task)
+        own = [(probe.own, probe.targets) for probe in self._probes[index]]
+        scores = excitement(self.cut.tail, own, self._task)
         going = leaving(self.cut.tail, self.cut.hidden, scores, self.policy.keep)
         bud = graft(self.cut.tail, self.cut.hidden, going, self.policy.rank, self._request.seed + index)
+        match = Match.of(self.cut.tail, self.cut.hidden, bud, going).to(self._device) if self.policy.matching else None
         if going:
-            settle(bud, [hidden for hidden, _ in self._parts[index]])
+            settle(bud, [probe.hidden for probe in self._probes[index]])
         share = float((self.subtasks.assign(self.seen.last) == index).float().mean())
-        return Growth(in_layout(bud, self._device), self.cut.hidden.to(self._device), self.policy, recipe, share)
+        return Growth(in_layout(bud, self._device), self.cut.hidden.to(self._device), self.policy, recipe, share, match)
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -174,7 +205,7 @@ class BudTrial:
         policy, buds = self.policy, dict[int, nn.Module]()
         for index, network in enumerate(networks):
             if policy.keep < 1 or self.growing.growths[index].joint:
-                settle(network, [hidden.to(self._device) for hidden, _ in self._parts[index]])
+                settle(network, [probe.hidden.to(self._device) for probe in self._probes[index]])
             network.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             buds[index] = network.eval()
         return System(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import torch
 
 from objectives.cost import count_macs
 from search.buds.bundle import read_bundle
-from search.buds.trial import FOLDER, run_bud_trial
+from search.buds.trial import FOLDER, BudTrial, run_bud_trial
 from search.checkpoint import clear
 from search.result import Report, TrialResult
 from search.study_file import StudyFile
 from spaces.errors import ExportError, StudyFileError
+from spaces.finetuning import FinetuningPolicy
+from spaces.profile import CompressionProfile
 from tests.search.buds.nets import Quarters, request
 from tests.search.drive import study_of
 
@@ -73,7 +77,23 @@ def test_a_trial_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> 
         assert (tmp_path / "whole" / FOLDER / name).read_bytes() == (tmp_path / "cut" / FOLDER / name).read_bytes()
 
 
-@pytest.mark.parametrize("knobs", [{"clusters": "hdbscan"}, {"router": "centroid"}, {"subtasks": 4, "diverse": True}])
+def test_a_bud_answers_with_the_statistics_that_it_has_learnt_with() -> None:
+    """Its batches hold samples of others: statistics of its own ones alone would be those of another network."""
+    asked = request(epochs=15.0, stem=0.0, keep=1.0, pruning=0.0, plastic=0.0, outside=0.4, matching=0.0)
+    still = CompressionProfile.of(*asked.profile.policies.values(), FinetuningPolicy(learning_rate=1e-6))
+    trial = BudTrial(replace(asked, profile=still), Quarters(), MEASURES)
+    list(trial.iterations())
+    learnt = [growth.network.get_buffer("norm.running_mean").clone() for growth in trial.growing.growths]
+    apart = float((learnt[0] - learnt[1]).norm())
+    system = trial.system([copy.deepcopy(growth.network) for growth in trial.growing.growths])
+    for index, bud in system.buds.items():
+        used = bud.get_buffer("norm.running_mean")
+        assert float((used - learnt[index]).norm()) < 0.1 * apart
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"matching": 0.0}, {"clusters": "hdbscan"}, {"router": "centroid"}, {"subtasks": 4, "diverse": True}]
+)
 def test_every_way_of_budding_comes_to_its_end(knobs: dict[str, Any]) -> None:
     _, result = run(**knobs)
     assert result.state == "complete", result.reason
