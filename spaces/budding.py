@@ -28,7 +28,8 @@ class BuddingPolicy(Policy):
         rank: Of the plasticity layers, the low-rank adapters after each inherited block.
         plastic: Share of the budget in which only the plasticity layers train; then the weakest inherited connections
             go and everything trains.
-        distillation: Weight of the loss against the parent's outputs on the bud's own inputs.
+        distillation: Weight of the loss against the parent's outputs on the bud's own inputs, beside the task's loss,
+            which weighs 1. On others nothing else counts, with a weight of at least 1.
         matching: Weight of the squared distance between what flows at the ends of the bud's blocks and its parent's, in
             units of the parent's variance (Romero et al. 2015); in a short budget it teaches more than outputs do.
         diverse: Whether a bud is pushed away from the features of its parent.

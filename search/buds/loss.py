@@ -98,7 +98,9 @@ def bud_loss(
             excess = (cka(last[own], rows.last[own]) - policy.alike).clamp_min(0)
             loss = loss + policy.diversity * excess
     if share < 1:
-        loss = loss + (1 - share) * distillation(outputs[others], rows.taught[others], temperature)
+        # A parent that is heard on the bud's own samples is heard as much on the others, of which it says all.
+        weight = (1 - share) * max(1.0, policy.distillation)
+        loss = loss + weight * distillation(outputs[others], rows.taught[others], temperature)
     if rows.blocks:
         loss = loss + policy.matching * matching(blocks, rows.blocks)
     return loss

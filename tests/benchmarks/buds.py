@@ -4,7 +4,8 @@
     python -m tests.benchmarks.buds --task cifar10 --out DIR --json
 
 One trial of fixed knobs, each bud trained for one epoch of its samples; validated on the test split, which nothing was
-chosen on. With ``--out`` the trial leaves its checkpoints there and goes on where it was cut off.
+chosen on. `choices` says what other values of `assurance`, which needs no training, would make of the same buds on the
+validation split. With ``--out`` the trial leaves its checkpoints there and goes on where it was cut off.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,33 +41,51 @@ from search.buds.trial import FOLDER, run_bud_trial
 from search.buds.validate import validate
 from search.result import Budget, TrialRequest, TrialResult
 from spaces.budding import BuddingPolicy
+from spaces.finetuning import FinetuningPolicy
 from spaces.profile import CompressionProfile
 from tests.data import FOLDER as DATA
 
 #: Per task its arguments, the knobs, and the precision of training.
-CASES: Mapping[str, tuple[Mapping[str, Any], BuddingPolicy, str]] = {
-    "digits": ({}, BuddingPolicy(), "fp32"),
+CASES: Mapping[str, tuple[Mapping[str, Any], tuple[BuddingPolicy, FinetuningPolicy], str]] = {
+    "digits": ({}, (BuddingPolicy(), FinetuningPolicy()), "fp32"),
     "cifar10": (
         {
             "data_dir": str(DATA / "cifar10"),
             "weights": str(DATA / "weights" / "resnet20-cifar10-jpeg.safetensors"),
             "validation": "test-head",
+            "batch_size": 64,
+            "shift": 0,
         },
-        BuddingPolicy(
-            stem=0.13, keep=0.45, pruning=0.1, plastic=0.08, distillation=2.0, confidence=0.55, assurance=0.7, blend=1
+        (
+            BuddingPolicy(
+                stem=0.02,
+                keep=0.35,
+                rank=2,
+                plastic=0.02,
+                distillation=2.0,
+                matching=30.0,
+                pruning=0.0,
+                outside=0.3,
+                confidence=0.5,
+                blend=1,
+                assurance=0.86,
+            ),
+            FinetuningPolicy(learning_rate=0.005, temperature=4.0),
         ),
         "bf16",
     ),
 }
 #: Requests that are timed one by one, and seconds that each contender is under load, from so many clients.
 TIMED, SECONDS, CLIENTS = 200, 4.0, 4
+#: Values of `assurance` that are tried on finished buds.
+CHOICES = (0.0, 0.5, 0.7, 0.8, 0.86, 0.9, 0.95)
 
 
-def measure(name: str, out: Path, epochs: float) -> dict[str, Any]:
+def measure(name: str, out: Path, epochs: float, seed: int = 0) -> dict[str, Any]:
     """Train, validate, time; the ratios first."""
-    args, policy, precision = CASES[name]
+    args, policies, precision = CASES[name]
     task = load_task(name, args)
-    request = TrialRequest(0, name, CompressionProfile.of(policy), 0, Budget(epochs, 4, precision))
+    request = TrialRequest(0, name, CompressionProfile.of(*policies), seed, Budget(epochs, 4, precision))
     if not (out / FOLDER / "buds").is_dir():
         *_, result = run_bud_trial(request, task, ("accuracy", "macs"), {}, checkpoints=out)
         if not isinstance(result, TrialResult) or result.state != "complete":
@@ -81,21 +101,19 @@ def measure(name: str, out: Path, epochs: float) -> dict[str, Any]:
         "throughput": load["system"] / load["parent"],
         "task": name,
         "epochs": epochs,
-        "knobs": policy.values(),
+        "seed": seed,
+        "knobs": {policy.name: policy.values() for policy in policies},
         "rows": rows,
         "requests_per_second": load,
         "routing": whole,
+        "choices": _choices(bundle, task, out / FOLDER),
     }
 
 
 def _table(bundle: Bundle, task: Task, folder: Path) -> tuple[dict[str, float], list[dict[str, Any]]]:
     system, inputs = bundle.system, task.example_inputs()
-    with torch.no_grad():
-        hidden = system.stem(*inputs)
+    hidden, stages = _stages(system, inputs)
     tail = system.parent
-    assert isinstance(tail, torch.fx.GraphModule)
-    assert isinstance(system.stem, torch.fx.GraphModule)
-    stages = Stages(Cut(system.stem, tail, hidden, 0.0))
     found = validate(system, stages, Subtasks(**subtasks_of(folder)), task, "test")
     spent, network = costs(system, inputs, hidden), task.network().eval()
     samples = next(iter(task.batches("test", shuffle_seed=None)))[0]
@@ -134,6 +152,27 @@ def _table(bundle: Bundle, task: Task, folder: Path) -> tuple[dict[str, float], 
         }
     )
     return {"right": found.routing, "parent_asked": found.asked, "blended": found.blended}, rows
+
+
+def _stages(system: System, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Stages]:
+    with torch.no_grad():
+        hidden = system.stem(*inputs)
+    assert isinstance(system.parent, torch.fx.GraphModule)
+    assert isinstance(system.stem, torch.fx.GraphModule)
+    return hidden, Stages(Cut(system.stem, system.parent, hidden, 0.0))
+
+
+def _choices(bundle: Bundle, task: Task, folder: Path) -> list[dict[str, float]]:
+    """What the same buds come to on the validation split as the parent is asked more or less often."""
+    inputs = task.example_inputs()
+    hidden, stages = _stages(bundle.system, inputs)
+    subtasks, rows = Subtasks(**subtasks_of(folder)), list[dict[str, float]]()
+    spent, whole = costs(bundle.system, inputs, hidden), sum(count_macs(task.network(), inputs).values())
+    for assurance in CHOICES:
+        found = validate(replace(bundle.system, assurance=assurance), stages, subtasks, task, "validation")
+        macs = spent.expected(found.use, found.asked) / whole
+        rows.append({"assurance": assurance, "accuracy": found.accuracy, "macs": macs, "asked": found.asked})
+    return rows
 
 
 @torch.no_grad()
@@ -223,11 +262,12 @@ def main() -> None:
     parser.add_argument("--task", choices=sorted(CASES), default="digits")
     parser.add_argument("--out", type=Path, help="keep the trial here, and go on with what is there")
     parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(given.task, given.out or Path(folder), given.epochs)
+        found = measure(given.task, given.out or Path(folder), given.epochs, given.seed)
     if given.json:
         print(json.dumps(found))
         return
@@ -237,6 +277,11 @@ def main() -> None:
         beside = f"{100 * row['parent_accuracy']:.2f}" if "parent_accuracy" in row else ""
         cells = (f"{100 * row['accuracy']:.2f}", beside, f"{row['parameters']:,.0f}", f"{row['macs']:,.0f}")
         print(f"| {row['who']} | {' | '.join(cells)} | {row['p50_ms']:.2f} |")
+    print("| assurance | accuracy | MACs, share of the parent's | parent asked |")
+    print("|---|---|---|---|")
+    for row in found["choices"]:
+        figures = (f"{100 * row['accuracy']:.2f}", f"{row['macs']:.2f}", f"{100 * row['asked']:.1f} %")
+        print(f"| {row['assurance']} | {' | '.join(figures)} |")
     print({name: found[name] for name in ("macs", "drop", "latency", "throughput", "requests_per_second", "routing")})
 
 
