@@ -25,6 +25,8 @@ class BuddingPolicy(Policy):
             layers, computed once per request, from which the sub-task is told.
         router: How the sub-task is told from the stem: ``logistic`` regression or the nearest ``centroid``.
         keep: Share of the channels that a bud keeps of each group of coupled channels, the best for its sub-task.
+        slope: How much more of its channels the last group keeps than the first: the share grows evenly from
+            ``keep * (1 - slope)`` to ``keep * (1 + slope)``. What is special to a sub-task is told late.
         rank: Of the plasticity layers, the low-rank adapters after each inherited block.
         plastic: Share of the budget in which only the plasticity layers train; then the weakest inherited connections
             go and everything trains.
@@ -54,6 +56,7 @@ class BuddingPolicy(Policy):
     stem: Annotated[float, FloatDistribution(0.0, 0.4), Limits(0.0, 0.9)] = 0.15
     router: Annotated[str, CategoricalDistribution(("logistic", "centroid"))] = "logistic"
     keep: Annotated[float, FloatDistribution(0.2, 0.7), Limits(0.01, 1.0), Harsher.DOWN] = 0.5
+    slope: Annotated[float, FloatDistribution(-0.2, 0.6), Limits(-1.0, 1.0)] = 0.0
     rank: Annotated[int, CategoricalDistribution((2, 4, 8, 16))] = 8
     plastic: Annotated[float, FloatDistribution(0.05, 0.5), Limits(0.0, 1.0)] = 0.15
     distillation: Annotated[float, FloatDistribution(0.0, 2.0), Limits(0.0, 100.0)] = 1.0

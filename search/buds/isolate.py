@@ -64,22 +64,28 @@ def _by_channel(product: Tensor, reader: nn.Module) -> Tensor:
     return (product.flatten(2).sum(2) if product.ndim > 2 else product).abs().mean(0)
 
 
-def leaving(tail: fx.GraphModule, hidden: Tensor, scores: Mapping[str, Tensor], keep: float) -> list[Channel]:
-    """The channels that go: of each group all but the best `keep`, at least one stays.
+def leaving(
+    tail: fx.GraphModule, hidden: Tensor, scores: Mapping[str, Tensor], keep: float, slope: float = 0.0
+) -> list[Channel]:
+    """The channels that go: of each group all but the best, at least one stays.
 
     Args:
         tail: Whose groups of coupled channels are looked at.
         hidden: Example of what flows into it.
         scores: From `excitement`; a group that none of them covers is judged by the size of its weights.
         keep: Share that stays, in (0, 1].
+        slope: From the first group to the last that share grows evenly from ``keep * (1 - slope)`` to
+            ``keep * (1 + slope)``, but never beyond 1.
     """
     if keep >= 1:
         return []
     going: list[Channel] = []
-    for group in groups(tail, (hidden,)):
-        stays = max(1, round(keep * group.size))
+    found = groups(tail, (hidden,))
+    for place, group in enumerate(found):
+        depth = 2 * place / (len(found) - 1) - 1 if len(found) > 1 else 0.0  # -1 to 1
+        stays = max(1, round(min(1.0, keep * (1 + slope * depth)) * group.size))
         order = _worth(tail, group, scores).argsort(descending=True, stable=True)
-        going += [group.channels[int(place)] for place in sorted(order[stays:].tolist())]
+        going += [group.channels[int(index)] for index in sorted(order[stays:].tolist())]
     return going
 
 

@@ -176,7 +176,7 @@ class BudTrial:
     def _grafted(self, index: int, recipe: Recipe) -> Growth:
         own = [(probe.own, probe.targets) for probe in self._probes[index]]
         scores = excitement(self.cut.tail, own, self._task)
-        going = leaving(self.cut.tail, self.cut.hidden, scores, self.policy.keep)
+        going = leaving(self.cut.tail, self.cut.hidden, scores, self.policy.keep, self.policy.slope)
         bud = graft(self.cut.tail, self.cut.hidden, going, self.policy.rank, self._request.seed + index)
         match = Match.of(self.cut.tail, self.cut.hidden, bud, going).to(self._device) if self.policy.matching else None
         if going:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,6 +47,21 @@ def test_of_each_group_the_best_share_is_kept(keep: float) -> None:
     bud = graft(parts.tail, parts.hidden, going, 2, seed=0)
     stays = [i for i in range(8) if i not in {c.index for c in going if c.root == "inner.weight"}]
     assert torch.equal(bud.get_parameter("inner.weight"), parts.tail.get_parameter("inner.weight")[stays])
+
+
+@pytest.mark.parametrize(
+    ("keep", "slope", "stay"),
+    [(0.5, 0.0, (10, 10, 10)), (0.5, 0.4, (6, 10, 14)), (0.5, -1.0, (20, 10, 1)), (0.8, 0.5, (8, 16, 20))],
+)
+def test_the_share_that_is_kept_grows_evenly_with_depth(keep: float, slope: float, stay: tuple[int, ...]) -> None:
+    sizes = [20, 20, 20]
+    layers = [torch.nn.Linear(a, b) for a, b in itertools.pairwise([2, *sizes, 4])]
+    tail = torch.fx.symbolic_trace(
+        torch.nn.Sequential(*(part for layer in layers for part in (layer, torch.nn.ReLU())))
+    )
+    going = leaving(tail, torch.ones(3, 2), {}, keep, slope)
+    gone = [sum(channel.root == f"{2 * i}.weight" for channel in going) for i in range(3)]
+    assert [size - count for size, count in zip(sizes, gone, strict=True)] == list(stay)
 
 
 def test_excitement_of_a_linear_layer_is_what_arithmetic_says() -> None:
