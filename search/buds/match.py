@@ -7,61 +7,67 @@ says how to come to them (Romero et al. 2015, FitNets).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from search.buds.cut import Place, places
+from search.buds.cut import Place, places, watched
 from search.buds.graft import ends
 from search.surgery.channels import Channel
 
-#: A block whose outputs vary less than this is not compared.
+#: A block whose variance in the parent is less than this is not compared.
 _STILL = 1e-12
+#: Layers whose weights have their inputs along dimension 1.
+_READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True, eq=False)
-class Match:
-    """Where a bud and its parent compute the same thing.
+class Block:
+    """A place at which a bud and its parent compute the same thing.
 
     Args:
-        parent: The nodes at the ends of the parent's blocks.
-        bud: The same in the bud, behind their plasticity layers.
-        kept: Per block which of the parent's channels the bud has, and along which dimension they lie.
+        parent: The node at the end of the parent's block.
+        bud: The same in the bud, behind its plasticity layer.
+        kept: Which of the parent's channels there the bud has, ascending.
+        dim: Along which dimension they lie.
     """
 
-    parent: tuple[str, ...]
-    bud: tuple[str, ...]
-    kept: tuple[tuple[Tensor, int], ...]
+    parent: str
+    bud: str
+    kept: Tensor
+    dim: int
 
-    @classmethod
-    def of(cls, tail: fx.GraphModule, hidden: Tensor, bud: fx.GraphModule, leaving: Iterable[Channel]) -> Match:
-        """Find it.
+    def narrowed(self, x: Tensor) -> Tensor:
+        """Of what flows there in the parent, the channels that the bud has."""
+        return x if len(self.kept) == x.shape[self.dim] else x.index_select(self.dim, self.kept)
 
-        Args:
-            tail: The parent's.
-            hidden: Example of what flows into it.
-            bud: From `search.buds.graft.graft`.
-            leaving: What that was told to leave out.
-        """
-        gone, behind = _gone(leaving), ends(bud)
-        rows = []
-        for place in places(tail, inputs=(hidden,)):
-            kept = _kept(tail, place, gone)
-            if place.node in behind and kept is not None:
-                rows.append((place.node, behind[place.node], (kept, place.dim)))
-        return cls(*(tuple(row[i] for row in rows) for i in range(3)))  # type: ignore[arg-type]
-
-    def to(self, device: str) -> Match:
+    def to(self, device: str) -> Block:
         """The same on another device."""
-        return Match(self.parent, self.bud, tuple((kept.to(device), dim) for kept, dim in self.kept))
+        return replace(self, kept=self.kept.to(device))
 
-    def of_parent(self, blocks: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Of what flows in the parent, the channels that the bud has."""
-        return tuple(
-            b if len(kept) == b.shape[dim] else b.index_select(dim, kept)
-            for b, (kept, dim) in zip(blocks, self.kept, strict=True)
-        )
+
+def shared(tail: fx.GraphModule, hidden: Tensor, bud: fx.GraphModule, leaving: Iterable[Channel]) -> tuple[Block, ...]:
+    """Where a bud can be held to its parent, in the order of the network.
+
+    Args:
+        tail: The parent's.
+        hidden: Example of what flows into it.
+        bud: From `search.buds.graft.graft`.
+        leaving: What that was told to leave out.
+    """
+    gone, behind = _gone(leaving), ends(bud)
+    blocks = [
+        Block(place.node, behind[place.node], kept, place.dim)
+        for place in places(tail, inputs=(hidden,))
+        if place.node in behind and (kept := _kept(tail, place, gone)) is not None
+    ]
+    with torch.no_grad():
+        wanted = watched(tail, [block.parent for block in blocks])(hidden)[1]
+        found = watched(bud, [block.bud for block in blocks])(hidden)[1]
+    # Where the bud was put together in another way, nothing is compared rather than the wrong things.
+    pairs = zip(blocks, found, wanted, strict=True)
+    return tuple(block for block, a, b in pairs if a.shape == block.narrowed(b).shape)
 
 
 def matching(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
@@ -71,10 +77,11 @@ def matching(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         found: What flows at the ends of the bud's blocks, (batch, ...) each.
         wanted: The same in the parent.
     """
-    distances = [
-        (a.float() - b.float()).square().mean() / b.float().var(correction=0).clamp_min(_STILL)
-        for a, b in zip(found, wanted, strict=True)
-    ]
+    distances = []
+    for a, b in zip(found, wanted, strict=True):
+        variance = b.float().var(correction=0)
+        distance = (a.float() - b.float()).square().mean() / variance.clamp_min(_STILL)
+        distances.append(distance * (variance > _STILL))
     return torch.stack(distances).mean() if distances else torch.zeros(())
 
 
@@ -91,8 +98,8 @@ def _kept(tail: fx.GraphModule, place: Place, gone: Mapping[str, list[Tensor]]) 
     """Which channels of a place stay; None where no layer reads them one to one."""
     node = next(node for node in tail.graph.nodes if node.name == place.node)
     for reader in node.users:
-        weight = getattr(tail.get_submodule(str(reader.target)), "weight", None) if reader.op == "call_module" else None
-        if weight is not None and weight.ndim >= 2 and weight.shape[1] == place.channels:
+        layer = tail.get_submodule(str(reader.target)) if reader.op == "call_module" else None
+        if isinstance(layer, _READERS) and layer.weight.shape[1] == place.channels:
             stays = torch.ones(place.channels, dtype=torch.bool)
             for index in gone.get(f"{reader.target}.weight", ()):
                 stays[index.cpu()] = False

@@ -19,7 +19,7 @@ from search.buds.cut import Cut, places, watched
 from search.buds.find import Stages, Subtasks, pool
 from search.buds.graft import is_plastic, thaw
 from search.buds.loss import Rows, bud_loss
-from search.buds.match import Match
+from search.buds.match import Block
 from search.finetune import DivergedError, in_fast_layout, stream
 from search.recipe import Recipe, learning_rate_at
 from search.surgery.connectivity import Connectivity
@@ -43,7 +43,7 @@ class Growth:
         policy: How it is trained.
         recipe: The constants.
         share: Of all samples, those of its sub-task.
-        match: Where it is held to its parent; None where it is not.
+        held: Where it is held to its parent.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Growth:
         policy: BuddingPolicy,
         recipe: Recipe,
         share: float = 1.0,
-        match: Match | None = None,
+        held: Sequence[Block] = (),
     ) -> None:
-        self.share, self.match = share, match
+        self.share, self.held = share, tuple(held)
         self.network, self._policy, self._recipe = network, policy, recipe
         self._place = (places(network, inputs=(hidden,)) or [None])[-1]  # type: ignore[list-item]
-        blocks = match.bud if match is not None else ()
-        self._seen = watched(network, [*blocks, *([self._place.node] if self._place else [])])
+        last = [self._place.node] if self._place else []
+        self._seen = watched(network, [*(block.bud for block in self.held), *last])
         self.connectivity = Connectivity(network)
         self._optimizer = TrainingOptimizer.from_recipe(network.parameters(), recipe)
         self.connectivity.optimizer = self._optimizer
@@ -80,7 +80,7 @@ class Growth:
         with autocast:
             outputs, seen = self._seen(rows.hidden)
         last = pool(seen[-1], self._place.dim).float() if self._place else outputs.flatten(1)
-        blocks = seen[: len(rows.blocks)]
+        blocks = seen[: len(self.held)]
         loss = bud_loss(task, self._policy, outputs.float(), last, rows, self._recipe.temperature, blocks)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -213,7 +213,7 @@ class Growing:
             rows, ends, members = self._rows(move(inputs, self._device), targets.to(self._device))
             self._batch = self._batch or len(rows)
             for index, growth in enumerate(self.growths):
-                blocks = growth.match.of_parent([ends[node] for node in growth.match.parent]) if growth.match else ()
+                blocks = tuple(block.narrowed(ends[block.parent]) for block in growth.held)
                 self._feed(growth, replace(rows, blocks=blocks), members == index)
             self.step += 1
         if until >= self.steps:

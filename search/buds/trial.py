@@ -27,7 +27,7 @@ from search.buds.cut import cut
 from search.buds.find import Stages, find, look, portray
 from search.buds.graft import graft, is_plastic
 from search.buds.isolate import excitement, leaving
-from search.buds.match import Match
+from search.buds.match import shared
 from search.buds.route import fit
 from search.buds.system import AsNetwork, Costs, System, costs
 from search.buds.train import Growing, Growth, in_layout, settle
@@ -135,7 +135,7 @@ class BudTrial:
         self.router = fit(policy.router, self.seen.stem, self.subtasks.assign(self.seen.last), self.subtasks.count)
         self._probes = self._probe()
         growths = [self._grafted(index, recipe) for index in range(self.subtasks.count)]
-        ends = dict.fromkeys(node for growth in growths if growth.match for node in growth.match.parent)
+        ends = dict.fromkeys(block.parent for growth in growths for block in growth.held)
         watching = Stages(self.cut, list(ends))
         self.growing = Growing(
             self.cut,
@@ -178,11 +178,12 @@ class BudTrial:
         scores = excitement(self.cut.tail, own, self._task)
         going = leaving(self.cut.tail, self.cut.hidden, scores, self.policy.keep, self.policy.slope)
         bud = graft(self.cut.tail, self.cut.hidden, going, self.policy.rank, self._request.seed + index)
-        match = Match.of(self.cut.tail, self.cut.hidden, bud, going).to(self._device) if self.policy.matching else None
+        held = shared(self.cut.tail, self.cut.hidden, bud, going) if self.policy.matching else ()
         if going:
             settle(bud, [probe.hidden for probe in self._probes[index]])
         share = float((self.subtasks.assign(self.seen.last) == index).float().mean())
-        return Growth(in_layout(bud, self._device), self.cut.hidden.to(self._device), self.policy, recipe, share, match)
+        network, hidden = in_layout(bud, self._device), self.cut.hidden.to(self._device)
+        return Growth(network, hidden, self.policy, recipe, share, [block.to(self._device) for block in held])
 
     # -- training ---------------------------------------------------------------------------------------------------
 

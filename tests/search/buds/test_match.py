@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from search.buds.cut import watched
 from search.buds.graft import graft
-from search.buds.match import Match, matching
+from search.buds.match import matching, shared
 from search.surgery.channels import Channel, groups
 from search.surgery.connectivity import Connectivity
 from tests.search.buds.nets import parted
@@ -41,13 +41,14 @@ def test_a_bud_at_birth_is_what_its_parent_is_without_the_channels_that_went(kee
     parent = tail()
     going = chosen(parent, HIDDEN, keep, seed)
     bud = graft(parent, HIDDEN, going, 2, seed=0)
-    match = Match.of(parent, HIDDEN, bud, going)
-    assert len(match.parent) == 3
+    blocks = shared(parent, HIDDEN, bud, going)
+    assert len(blocks) == 3
     masked = copy.deepcopy(parent)
     Connectivity(masked).close(going, "test", "test")
     with torch.no_grad():
-        wanted = match.of_parent(watched(masked, match.parent)(HIDDEN)[1])
-        found = watched(bud, match.bud)(HIDDEN)[1]
+        flows = watched(masked, [block.parent for block in blocks])(HIDDEN)[1]
+        found = watched(bud, [block.bud for block in blocks])(HIDDEN)[1]
+    wanted = [block.narrowed(x) for block, x in zip(blocks, flows, strict=True)]
     for a, b in zip(found, wanted, strict=True):
         assert torch.allclose(a, b, atol=1e-5)
     assert float(matching(found, wanted)) < 1e-8
@@ -56,11 +57,11 @@ def test_a_bud_at_birth_is_what_its_parent_is_without_the_channels_that_went(kee
 def test_a_residual_bud_that_keeps_all_matches_its_parent_exactly() -> None:
     parts = parted()
     bud = graft(parts.tail, parts.hidden, [], 2, seed=0)
-    match = Match.of(parts.tail, parts.hidden, bud, [])
+    blocks = shared(parts.tail, parts.hidden, bud, [])
     with torch.no_grad():
-        wanted = match.of_parent(watched(parts.tail, match.parent)(parts.hidden)[1])
-        found = watched(bud, match.bud)(parts.hidden)[1]
-    assert match.parent
+        wanted = watched(parts.tail, [block.parent for block in blocks])(parts.hidden)[1]
+        found = watched(bud, [block.bud for block in blocks])(parts.hidden)[1]
+    assert blocks
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
@@ -72,4 +73,6 @@ def test_the_distance_is_in_units_of_the_parents_variance() -> None:
     assert float(matching([10 * (x + off)], [10 * x])) == pytest.approx(1.0)
     assert float(matching([x + off, x], [x, x])) == pytest.approx(0.5)
     assert float(matching([], [])) == 0.0
-    assert float(matching([torch.zeros(2, 3)], [torch.zeros(2, 3)])) == 0.0
+    # What does not vary in the parent has no unit.
+    assert float(matching([torch.ones(2, 3)], [torch.zeros(2, 3)])) == 0.0
+    assert float(matching([torch.ones(2, 3), x + off], [torch.zeros(2, 3), x])) == pytest.approx(0.5)
