@@ -26,7 +26,8 @@ class BuddingPolicy(Policy):
         router: How the sub-task is told from the stem: ``logistic`` regression or the nearest ``centroid``.
         keep: Share of the channels that a bud keeps of each group of coupled channels, the best for its sub-task.
         slope: How much more of its channels the last group keeps than the first: the share grows evenly from
-            ``keep * (1 - slope)`` to ``keep * (1 + slope)``. What is special to a sub-task is told late.
+            ``keep * (1 - slope)`` to ``keep * (1 + slope)``, unless ``keep`` is 1. What is special to a sub-task is
+            told late.
         rank: Of the plasticity layers, the low-rank adapters after each inherited block.
         plastic: Share of the budget in which only the plasticity layers train; then the weakest inherited connections
             go and everything trains.

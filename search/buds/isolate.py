@@ -73,7 +73,7 @@ def leaving(
         tail: Whose groups of coupled channels are looked at.
         hidden: Example of what flows into it.
         scores: From `excitement`; a group that none of them covers is judged by the size of its weights.
-        keep: Share that stays, in (0, 1].
+        keep: Share that stays, in (0, 1]; 1 keeps all channels, whatever the slope.
         slope: From the first group to the last that share grows evenly from ``keep * (1 - slope)`` to
             ``keep * (1 + slope)``, but never beyond 1.
     """

@@ -58,9 +58,9 @@ def shared(tail: fx.GraphModule, hidden: Tensor, bud: fx.GraphModule, leaving: I
     """
     gone, behind = _gone(leaving), ends(bud)
     blocks = [
-        Block(place.node, behind[place.node], kept, place.dim)
+        Block(place.node, behind[place.node], _kept(tail, place, gone), place.dim)
         for place in places(tail, inputs=(hidden,))
-        if place.node in behind and (kept := _kept(tail, place, gone)) is not None
+        if place.node in behind
     ]
     with torch.no_grad():
         wanted = watched(tail, [block.parent for block in blocks])(hidden)[1]
@@ -94,14 +94,14 @@ def _gone(leaving: Iterable[Channel]) -> Mapping[str, list[Tensor]]:
     return gone
 
 
-def _kept(tail: fx.GraphModule, place: Place, gone: Mapping[str, list[Tensor]]) -> Tensor | None:
-    """Which channels of a place stay; None where no layer reads them one to one."""
+def _kept(tail: fx.GraphModule, place: Place, gone: Mapping[str, list[Tensor]]) -> Tensor:
+    """Which channels of a place stay: all, as far as one can see, where something else than a layer reads them."""
+    stays = torch.ones(place.channels, dtype=torch.bool)
     node = next(node for node in tail.graph.nodes if node.name == place.node)
     for reader in node.users:
         layer = tail.get_submodule(str(reader.target)) if reader.op == "call_module" else None
         if isinstance(layer, _READERS) and layer.weight.shape[1] == place.channels:
-            stays = torch.ones(place.channels, dtype=torch.bool)
             for index in gone.get(f"{reader.target}.weight", ()):
                 stays[index.cpu()] = False
-            return stays.nonzero()[:, 0]
-    return None
+            break
+    return stays.nonzero()[:, 0]

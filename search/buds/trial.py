@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import statistics
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -287,6 +288,7 @@ class BudTrial:
             "budding/blended": found.blended,
             "budding/stem": self.cut.share,
             "budding/buds": float(len(found.buds)),
+            "budding/held": statistics.fmean(len(growth.held) for growth in self.growing.growths),
         }
         for index, bud in found.buds.items():
             metrics |= {f"budding/{index}/accuracy": bud.accuracy, f"budding/{index}/use": bud.use}

@@ -26,7 +26,7 @@ def samples() -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("rank", [1, 2, 16])
 def test_a_bud_that_keeps_all_is_its_parent_at_birth(rank: int) -> None:
     parts = parted()
-    assert leaving(parts.tail, parts.hidden, {}, 1.0) == []
+    assert leaving(parts.tail, parts.hidden, {}, 1.0) == leaving(parts.tail, parts.hidden, {}, 1.0, slope=0.5) == []
     bud = graft(parts.tail, parts.hidden, [], rank, seed=0)
     hidden = parts.stem(torch.randn(7, 2, 4, 4))
     assert torch.equal(bud(hidden), parts.tail(hidden))

@@ -91,6 +91,15 @@ def test_a_bud_answers_with_the_statistics_that_it_has_learnt_with() -> None:
         assert float((used - learnt[index]).norm()) < 0.1 * apart
 
 
+@pytest.mark.parametrize(("slope", "kept"), [(1.0, (1, 8)), (-1.0, (6, 1))])
+def test_a_trial_cuts_as_steeply_as_it_is_told(slope: float, kept: tuple[int, int]) -> None:
+    trial = BudTrial(request(stem=0.0, keep=0.5, slope=slope), Quarters(), MEASURES)
+    for growth in trial.growing.growths:
+        inner = growth.network.get_parameter("inner.weight")
+        assert (inner.shape[1], inner.shape[0]) == kept
+        assert [block.parent for block in growth.held] == ["relu", "mean"]
+
+
 @pytest.mark.parametrize(
     "knobs", [{"matching": 0.0}, {"clusters": "hdbscan"}, {"router": "centroid"}, {"subtasks": 4, "diverse": True}]
 )
